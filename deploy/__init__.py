@@ -1,0 +1,1 @@
+"""Everything that runs Clockjack somewhere; nothing in the product imports it."""
