@@ -1,0 +1,27 @@
+"""Clockjack: a distributed task scheduler on MySQL and Redis.
+
+`Client`, `handler` and `Run` are loaded when they are first asked for: a process that only dispatches needs neither an
+HTTP client nor a registry of handlers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clockjack.client import Client, ClientError
+    from clockjack.handlers import Run, handler
+
+__all__ = ["Client", "ClientError", "Run", "handler"]
+_HOMES = {
+    "Client": "clockjack.client",
+    "ClientError": "clockjack.client",
+    "Run": "clockjack.handlers",
+    "handler": "clockjack.handlers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clockjack' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
