@@ -1,0 +1,268 @@
+"""The life of a run after its claim: start, heartbeat, hand back, finish. Who holds the current attempt decides.
+
+Each start transaction writes a fresh `run_token`, so (id, attempt, token) names one start for ever; a heartbeat, a hand
+back or an outcome that does not match all three changes nothing. Rows are locked by primary key in ascending order.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from clockjack.ledger.database import changed, rows
+
+FIRST_LEASE_S = 6
+LEASE_S = 20
+PAUSED_LOOK_S = 30
+TEXT_CHARS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """What a Redis message says: this run, due then, to be started as that attempt; and when it was pushed."""
+
+    run_id: int
+    due_at: datetime
+    attempt: int
+    pushed_us: int = field(default=0, compare=False)
+
+
+@dataclass(slots=True)
+class Started:
+    """What a start transaction found: runs to execute, messages that came early, and how many were refused."""
+
+    execute: list[dict[str, Any]] = field(default_factory=list)
+    early: list[Popped] = field(default_factory=list)
+    not_run: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    refused: int = 0
+    now: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A run that this process started: the fence of everything that it may still write about it."""
+
+    run_id: int
+    due_at: datetime
+    attempt: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
+
+    held: Held
+    kind: str
+    result: str | None = None
+    error: str | None = None
+    retry_in_s: float | None = None
+
+
+START = """
+UPDATE runs SET state = 'running', attempt = attempt + 1, run_token = :token, worker = :worker,
+  started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),
+  wake_at = UTC_TIMESTAMP(6) + INTERVAL 6 SECOND
+WHERE id IN :ids AND due_at BETWEEN :low AND :high AND (id, due_at, attempt) IN :keys
+  AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)
+"""
+VERDICT = """
+SELECT r.id, r.due_at, r.task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
+  r.first_started_at, r.started_at, t.id AS task, t.namespace, t.state AS task_state,
+  t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
+  t.backoff_s, t.backoff_max_s, UTC_TIMESTAMP(6) AS now
+FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
+WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token AND r.state = 'running'
+"""
+FENCE = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence AND state = 'running'"
+HEARTBEAT = f"UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {FENCE}"
+FINISH = (
+    "UPDATE runs SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
+    f" WHERE {FENCE}"
+)
+
+
+def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker: str) -> Started:
+    """The popped runs that are still ready, due and of this attempt are RUNNING under `token`, with a lease of 6 s.
+
+    The task's row as it is now gives the verdict: runs of a cancelled, paused or edited task are ended or put off
+    in the same transaction and never reach a handler.
+    """
+    keys = sorted({(p.run_id, p.due_at, p.attempt - 1) for p in popped})
+    span = _span((k[0], k[1]) for k in keys)
+    matched = changed(connection, START, token=token, worker=worker, keys=keys, **span)
+    return _verdict(connection, popped, token, span, missing=len(keys) - matched)
+
+
+def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Started:
+    """What a start whose COMMIT was lost did: the rows that carry its token are ours."""
+    return _verdict(connection, popped, token, _span((p.run_id, p.due_at) for p in popped), missing=len(popped))
+
+
+def _verdict(
+    connection: Connection, popped: Sequence[Popped], token: bytes, span: dict[str, Any], missing: int
+) -> Started:
+    done = Started()
+    found = rows(connection, VERDICT, token=token, **span)
+    for run in found:
+        done.now = run["now"]
+        verdict = judge(run)
+        if verdict == "run":
+            done.execute.append(run | {"token": token})
+        else:
+            _do_not_run(connection, run, token, verdict)
+            done.not_run.append((run, verdict))
+    if missing:
+        have = {(run["id"], run["attempt"]) for run in found}
+        rest = [p for p in popped if (p.run_id, p.attempt) not in have]
+        done.early = _early(connection, rest)
+        done.refused = len(rest) - len(done.early)
+    return done
+
+
+def judge(run: dict[str, Any]) -> str:
+    """`run`, or why not: `deleted`, `cancelled`, `invalid`, `paused`, `edited`, `later` (paused between attempts)."""
+    if run["task"] is None:
+        return "deleted"
+    if run["task_state"] in ("cancelled", "invalid"):
+        return str(run["task_state"])
+    if run["origin"] == "manual":
+        return "run"
+    fresh = run["first_started_at"] == run["started_at"]
+    if run["task_state"] == "paused":
+        return "paused" if fresh else "later"
+    if fresh and run["schedule_version"] != run["task_schedule_version"]:
+        return "edited"
+    return "run"
+
+
+def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdict: str) -> None:
+    key = {"id": run["id"], "due": run["due_at"], "token": token}
+    where = "WHERE id = :id AND due_at = :due AND run_token = :token AND state = 'running'"
+    if verdict == "later":
+        changed(
+            connection,
+            f"UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL {PAUSED_LOOK_S} SECOND {where}",
+            **key,
+        )
+        return
+    changed(
+        connection,
+        "UPDATE runs SET state = :state, reason = :reason, wake_at = NULL, finished_at = UTC_TIMESTAMP(6),"
+        " first_started_at = IF(first_started_at = started_at, NULL, first_started_at),"
+        f" started_at = IF(first_started_at IS NULL, NULL, started_at) {where}",
+        **key,
+        state="skipped" if verdict == "paused" else "cancelled",
+        reason=verdict,
+    )
+
+
+def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
+    if not rest:
+        return []
+    ready = rows(
+        connection,
+        "SELECT id, attempt FROM runs WHERE id IN :ids AND due_at BETWEEN :low AND :high"
+        " AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)",
+        **_span((p.run_id, p.due_at) for p in rest),
+    )
+    waiting = {(row["id"], row["attempt"] + 1) for row in ready}
+    return [p for p in rest if (p.run_id, p.attempt) in waiting]
+
+
+def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
+    """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours."""
+    if changed(connection, HEARTBEAT, **_fence(held)) == len(held):
+        return {(h.run_id, h.attempt) for h in held}
+    return _still(connection, held, "running")
+
+
+def hand_back(connection: Connection, held: Sequence[Held]) -> int:
+    """Runs whose handler has not begun are READY again, to be looked at now; no failure is counted."""
+    return changed(
+        connection,
+        "UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
+        f" first_started_at = IF(first_started_at = started_at, NULL, first_started_at) WHERE {FENCE}",
+        **_fence(held),
+    )
+
+
+def finish(connection: Connection, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
+    """The outcomes of attempts that are still current are written; returns the (run_id, attempt) that were refused.
+
+    May be called again with the same outcomes (a COMMIT may have been lost): what is there already is not refused.
+    """
+    plain = [o.held for o in outcomes if o.kind == "succeeded" and o.result is None]
+    refused: set[tuple[int, int]] = set()
+    if plain and changed(connection, FINISH, **_fence(plain)) != len(plain):
+        written = _still(connection, plain, "succeeded")
+        refused = {(h.run_id, h.attempt) for h in plain} - written
+    for outcome in sorted(outcomes, key=lambda o: (o.held.run_id, o.held.attempt)):
+        if (outcome.kind != "succeeded" or outcome.result is not None) and not _finish_one(connection, outcome):
+            refused.add((outcome.held.run_id, outcome.held.attempt))
+    if refused:
+        held = [o.held for o in outcomes if (o.held.run_id, o.held.attempt) in refused]
+        refused -= _still(connection, held, "succeeded") | _recorded(connection, held)
+    return refused
+
+
+def _recorded(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
+    found = rows(
+        connection,
+        "SELECT run_id, attempt FROM attempts WHERE run_id IN :ids AND (run_id, attempt, run_token) IN :fence"
+        " AND outcome <> 'lost'",
+        ids=sorted({h.run_id for h in held}),
+        fence=sorted((h.run_id, h.attempt, h.token) for h in held),
+    )
+    return {(row["run_id"], row["attempt"]) for row in found}
+
+
+def _finish_one(connection: Connection, outcome: Outcome) -> bool:
+    fence = _fence([outcome.held])
+    error = outcome.error and outcome.error[:TEXT_CHARS]
+    if outcome.kind == "succeeded":
+        sql = FINISH.replace("error = NULL", "error = NULL, result = :result")
+        return changed(connection, sql, **fence, result=outcome.result) == 1
+    if outcome.retry_in_s is None:
+        sets = "state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = :reason"
+    else:
+        sets = "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL :delay_us MICROSECOND"
+    values = {"delay_us": int((outcome.retry_in_s or 0) * 1e6)} if outcome.retry_in_s is not None else {}
+    values |= {"reason": outcome.kind} if outcome.retry_in_s is None else {}  # type: ignore[dict-item]
+    sql = f"UPDATE runs SET {sets}, failures = failures + 1, error = :error WHERE {FENCE}"
+    if changed(connection, sql, **fence, **values, error=error) != 1:
+        return False
+    held = outcome.held
+    connection.execute(
+        sa.text(
+            "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error)"
+            " SELECT id, due_at, attempt, run_token, worker, started_at, :outcome, :error"
+            " FROM runs WHERE id = :id AND due_at = :due"
+        ),
+        {"id": held.run_id, "due": held.due_at, "outcome": outcome.kind, "error": error},
+    )
+    return True
+
+
+def _still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:
+    sql = "SELECT id, attempt FROM runs WHERE " + FENCE.replace("state = 'running'", "state = :state")
+    return {(row["id"], row["attempt"]) for row in rows(connection, sql, state=state, **_fence(held))}
+
+
+def _fence(held: Sequence[Held]) -> dict[str, Any]:
+    return _span((h.run_id, h.due_at) for h in held) | {
+        "fence": sorted((h.run_id, h.attempt, h.token) for h in held),
+    }
+
+
+def _span(keys: Iterable[tuple[int, datetime]]) -> dict[str, Any]:
+    """`ids` for the primary key and the range of due times that names the partitions."""
+    pairs = list(keys)
+    return {
+        "ids": sorted({k[0] for k in pairs}),
+        "low": min(k[1] for k in pairs),
+        "high": max(k[1] for k in pairs),
+    }

@@ -1,0 +1,132 @@
+"""Look again: every live run says in `wake_at` when somebody must look at it. One index, one loop, every repair.
+
+READY: what should be in Redis is pushed again. RUNNING: the lease is over, so the attempt is lost. The rows are locked
+with SKIP LOCKED and moved on in one transaction; only after its COMMIT comes Redis.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from clockjack.ledger.claim import LOOK_AGAIN, Ready
+from clockjack.ledger.database import Database, UnknownCommit, changed, rows
+
+BATCH = 500
+LOST = "the consumer was lost: its lease ran out"
+DUE = (
+    "SELECT id, due_at, task_id, queue, state, attempt, failures, run_token, worker, started_at,"
+    " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
+    " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
+)
+
+
+def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
+    """Seconds until the next attempt: exponential in the number of failures, with full jitter, at most `limit_s`."""
+    return random.uniform(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
+
+
+def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH) -> tuple[list[Ready], int, bool]:
+    """Runs whose wake_at has come moved on: (those to push, attempts found lost, whether more are waiting)."""
+
+    def body(connection: Connection) -> tuple[list[Ready], int, bool]:
+        found = rows(connection, DUE, n=limit)
+        if not found:
+            return [], 0, False
+        now = database.clock.observe(found[0]["now"])
+        ready = [run for run in found if run["state"] == "ready"]
+        lost = [run for run in found if run["state"] == "running"]
+        for queue in sorted({run["queue"] for run in ready}):
+            _wake(connection, [r for r in ready if r["queue"] == queue], now, ages.get(queue, 0.0))
+        again = _lose(connection, lost, now) if lost else []
+        push = [Ready(r["id"], r["due_at"], r["attempt"] + 1, r["queue"]) for r in (*ready, *again)]
+        return push, len(lost), len(found) >= limit
+
+    try:
+        return database.transaction(body)
+    except UnknownCommit:
+        return [], 0, True  # whatever became true, the rows say it: they are looked at again
+
+
+def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datetime, age_s: float) -> None:
+    _update(connection, "wake_at = :wake", ready, wake=now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
+
+
+def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime) -> list[Mapping[str, Any]]:
+    """Lost attempts are counted and recorded; returns the runs that are to be pushed at once (their first loss)."""
+    policies = {
+        row["id"]: row
+        for row in rows(
+            connection,
+            "SELECT id, max_failures, backoff_s, backoff_max_s FROM tasks WHERE id IN :ids",
+            ids=sorted({run["task_id"] for run in lost}),
+        )
+    }
+    at_once, over = [], []
+    for run in lost:
+        failures, policy = run["failures"] + 1, policies.get(run["task_id"])
+        if policy is None or failures >= policy["max_failures"]:
+            over.append(run)
+        elif failures == 1:
+            at_once.append(run)
+        else:
+            wait_s = backoff_s(failures, policy["backoff_s"], policy["backoff_max_s"])
+            _update(connection, _AGAIN, [run], wake=now + timedelta(seconds=wait_s), error=LOST)
+    if at_once:
+        _update(connection, _AGAIN, at_once, wake=now + LOOK_AGAIN, error=LOST)
+    if over:
+        sets = "state = 'failed', failures = failures + 1, wake_at = NULL, finished_at = :now, error = :error"
+        _update(connection, f"{sets}, reason = 'lost'", over, now=now, error=LOST)
+    ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))
+    connection.exec_driver_sql(
+        "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error) VALUES "
+        + ", ".join(["(%s, %s, %s, %s, %s, %s, 'lost', %s)"] * len(ordered)),
+        tuple(
+            value
+            for r in ordered
+            for value in (r["id"], r["due_at"], r["attempt"], r["run_token"], r["worker"], r["started_at"], LOST)
+        ),
+    )
+    return at_once
+
+
+_AGAIN = "state = 'ready', failures = failures + 1, wake_at = :wake, error = :error"
+
+
+def _update(connection: Connection, sets: str, runs: Sequence[Mapping[str, Any]], **values: Any) -> None:
+    changed(
+        connection,
+        f"UPDATE runs SET {sets} WHERE id IN :ids AND due_at BETWEEN :low AND :high",
+        ids=sorted(run["id"] for run in runs),
+        low=min(run["due_at"] for run in runs),
+        high=max(run["due_at"] for run in runs),
+        **values,
+    )
+
+
+def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
+    """READY runs that wait for a far look are brought to now, 500 a transaction; for after Redis lost its data.
+
+    Runs that wait for their back-off (failures > 0) keep their time.
+    """
+
+    def body(connection: Connection) -> int:
+        found = rows(
+            connection,
+            "SELECT id, due_at FROM runs FORCE INDEX (wake) WHERE wake_at > UTC_TIMESTAMP(6) AND state = 'ready'"
+            " AND failures = 0" + (" AND queue IN :queues" if queues else "") + " ORDER BY wake_at LIMIT 500"
+            " FOR UPDATE SKIP LOCKED",
+            **({"queues": list(queues)} if queues else {}),
+        )
+        if found:
+            _update(connection, "wake_at = UTC_TIMESTAMP(6)", found)
+        return len(found)
+
+    total = 0
+    while True:
+        done = database.transaction(body)
+        total += done
+        if done < BATCH:
+            return total
