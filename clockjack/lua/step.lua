@@ -1,0 +1,28 @@
+-- A consumer's one call a step: what it finished is acknowledged, and the next jobs are popped.
+-- An acknowledgement that finds its own entry gone touches nothing. Removing comes first: a full Redis refuses the rest.
+-- ARGV: queue, worker, now_us, now (ISO 8601), most jobs to pop, then the ids to acknowledge
+-- Answers {1 if `rq suspend` is on else 0, then data and pushed_us of each popped job ('' where its hash is gone)}
+local wip = 'rq:wip:' .. ARGV[1]
+for i = 6, #ARGV do
+  if redis.call('ZREM', wip, ARGV[i] .. ':' .. ARGV[2]) == 1 then
+    redis.call('DEL', 'rq:job:' .. ARGV[i])
+  end
+end
+local suspended, most = redis.call('EXISTS', 'rq:suspended'), tonumber(ARGV[5])
+if suspended == 1 or most < 1 then
+  return {suspended}
+end
+local ids, popped = redis.call('LPOP', 'rq:queue:' .. ARGV[1], most) or {}, {0}
+local expires = math.floor(tonumber(ARGV[3]) / 1000000) + 60
+for _, id in ipairs(ids) do
+  local hash = 'rq:job:' .. id
+  local job = redis.call('HMGET', hash, 'data', 'pushed_us')
+  if job[1] then
+    redis.call('HSET', hash, 'status', 'started', 'popped_us', ARGV[3], 'started_at', ARGV[4], 'worker_name', ARGV[2])
+    redis.call('EXPIRE', hash, 86400)
+    redis.call('ZADD', wip, expires, id .. ':' .. ARGV[2])
+  end
+  popped[#popped + 1] = job[1] or ''
+  popped[#popped + 1] = job[2] or '0'
+end
+return popped

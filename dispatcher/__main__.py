@@ -1,0 +1,43 @@
+"""`python -m dispatcher`: one dispatcher process; start two or more, on different machines."""
+
+import signal
+import sys
+import time
+
+from clockjack import telemetry
+from clockjack.ledger import server
+from clockjack.ledger.database import Database, Unavailable
+from clockjack.queues import Queues
+from clockjack.settings import SettingsError, from_environment
+from dispatcher.loops import Dispatcher
+
+
+def main() -> int:
+    """Dispatch until SIGTERM; the exit code."""
+    try:
+        settings = from_environment()
+    except SettingsError as error:
+        print(f"dispatcher: {error}", file=sys.stderr)
+        return 2
+    telemetry.log_to_stdout(settings.log_level, "dispatcher")
+    database = Database(settings.database_url, size=5)
+    dispatcher = Dispatcher(database, Queues(settings.redis_url), settings.retention_days)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stopping.set())
+    telemetry.serve_metrics(settings.metrics_port)
+    while not dispatcher.stopping.is_set():
+        try:
+            database.now()
+            server.require(database, unsafe_server=settings.unsafe_server)
+            break
+        except Unavailable:
+            time.sleep(0.5)
+        except server.Unfit as error:
+            print(f"dispatcher: {error}", file=sys.stderr)
+            return 2
+    dispatcher.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

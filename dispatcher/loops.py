@@ -1,0 +1,182 @@
+"""The three loops of a dispatcher. Each is a step that can be called by hand; none waits for another.
+
+* claim: due tasks become runs, which are staged in Redis until they are due.
+* release: staged runs that are due are moved to their queues.
+* look again: live runs whose wake_at has come are pushed again, or lost.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from clockjack import telemetry
+from clockjack.ledger import claim, partitions, reports, wake
+from clockjack.ledger.claim import Ready
+from clockjack.ledger.database import Database, Unavailable
+from clockjack.queues import Queues, RedisError, connect
+
+log = logging.getLogger("clockjack.dispatcher")
+
+POLL_S = 0.25
+LOOK_S = 1.0
+MAINTAIN_S = 600.0
+ERROR_PAUSE_S = 0.5
+
+
+class Dispatcher:
+    """Any number of these work on the same tables at once; there is no leader."""
+
+    def __init__(self, database: Database, queues: Queues, retention_days: int = 30) -> None:
+        self.database, self.queues, self.retention_days = database, queues, retention_days
+        self.ages: dict[str, float] = {}
+        self.stopping = threading.Event()
+        self._staged = threading.Event()
+        self._look = threading.Event()
+        self._names: set[str] = set()
+        self._epoch: str | None = None
+        self._maintained_s: float | None = None
+        self._cursor = 0
+
+    def claim_step(self) -> bool:
+        """One batch was claimed and staged; True when more may be waiting."""
+        begun = time.monotonic()
+        done = claim.claim(self.database, self.ages)
+        if done.tasks:
+            telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
+            telemetry.CLAIMED.inc(len(done.ready))
+            telemetry.INVALID.inc(done.invalid)
+        self._stage(done.ready)
+        return done.full
+
+    def release_step(self) -> int | None:
+        """Staged runs that are due are in their queues; returns the next due time in µs, if any is known here."""
+        now_us = self.database.clock.now_us()
+        moved, soonest = self.queues.release(sorted(self._names), now_us)
+        after_us = self.database.clock.now_us()
+        for due_us in moved:
+            telemetry.RELEASE.observe(max(0, after_us - due_us) / 1e6)
+        return soonest
+
+    def look_step(self) -> bool:
+        """Runs whose wake_at has come were pushed again or lost; True when more are waiting."""
+        self._check_redis()
+        ready, lost, more = wake.look_again(self.database, self.ages)
+        telemetry.LOST.inc(lost)
+        if ready:
+            telemetry.REPUSHED.inc(self.queues.push(ready, self.database.clock.now_us()))
+            self._names.update(run.queue for run in ready)
+            self._staged.set()
+        return more
+
+    def measure_step(self) -> None:
+        """The gauges say how it stands; partitions are ahead and old history gone."""
+        health = self.database.transaction(reports.health)
+        telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
+        telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
+        for queue in self.queues.status(self.database.clock.now_us()):
+            telemetry.WAITING.labels(queue["queue"]).set(queue["waiting"])
+            telemetry.WAITING_AGE.labels(queue["queue"]).set(queue["oldest_age_s"])
+            telemetry.SERVED.labels(queue["queue"]).set(queue["consumers"])
+        if self._maintained_s is None or time.monotonic() - self._maintained_s > MAINTAIN_S:
+            self._maintained_s = time.monotonic()
+            done = partitions.maintain(self.database, self.retention_days, self._cursor)
+            self._cursor = done.pop("cursor", self._cursor)
+            if any(done.values()):
+                log.info("history kept in bounds", extra={"action": "retention", **done})
+
+    def _stage(self, ready: list[Ready]) -> None:
+        if not ready:
+            return
+        self._names.update(run.queue for run in ready)
+        self.queues.push(ready, self.database.clock.now_us())
+        self._staged.set()
+        now = self.database.clock.now()
+        for run in ready:
+            if run.claimable_at is not None:
+                notice = "ahead" if run.noticed else "now"
+                telemetry.STAGING.labels(notice).observe(max(0.0, (now - run.claimable_at).total_seconds()))
+
+    def _check_redis(self) -> None:
+        """The ages of the queues are known; after a loss of data, what waits for a far look is looked at now."""
+        try:
+            now_us = self.database.clock.now_us()
+            before, self.ages = self.ages, self.queues.ages(now_us)
+            self._names.update(self.ages)
+            epoch = self.queues.epoch()
+        except RedisError:
+            return
+        if self._epoch is not None and epoch != self._epoch:
+            woken = wake.wake_all(self.database)
+            log.warning("Redis lost its data", extra={"action": "redis_lost", "runs": woken})
+        else:
+            calm = [q for q, age in before.items() if age > claim.SATURATED_S and self.ages.get(q, 0.0) < age / 4]
+            if calm:
+                wake.wake_all(self.database, calm)
+        self._epoch = epoch
+
+    def run(self) -> None:
+        """Work until `stopping` is set."""
+        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop, self._measure_loop]
+        threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
+        for thread in threads:
+            thread.start()
+        self.stopping.wait()
+        self._staged.set()
+        self._look.set()
+        for thread in threads:
+            thread.join(5)
+
+    def _claim_loop(self) -> None:
+        ear = connect(self.queues.url, timeout_s=POLL_S + 1)
+        while not self.stopping.is_set():
+            if not self._guarded("claim", self.claim_step):
+                self._listen(ear)
+
+    def _listen(self, ear: Any) -> None:
+        try:
+            heard = ear.blpop(["clockjack:nudge"], timeout=POLL_S)
+        except RedisError:
+            self.stopping.wait(POLL_S)
+            return
+        if heard and heard[1] == b"look":
+            self._look.set()
+
+    def _release_loop(self) -> None:
+        while not self.stopping.is_set():
+            self._staged.clear()
+            soonest = self._guarded("release", self.release_step)
+            wait_s = POLL_S
+            if isinstance(soonest, int) and soonest > 1 and self.database.clock.known:
+                wait_s = min(POLL_S, (soonest - self.database.clock.now_us()) / 1e6)
+            if wait_s > 0:
+                self._staged.wait(wait_s)
+
+    def _look_loop(self) -> None:
+        while not self.stopping.is_set():
+            if not self._guarded("look_again", self.look_step):
+                self._look.wait(LOOK_S)
+                self._look.clear()
+
+    def _measure_loop(self) -> None:
+        while not self.stopping.is_set():
+            self._guarded("measure", self.measure_step)
+            self.stopping.wait(2.0)
+
+    def _guarded(self, name: str, step: Callable[[], Any]) -> Any:
+        """The step's value; None when it failed, which is logged and counted, and after which the loop pauses."""
+        try:
+            value = step()
+        except (Unavailable, RedisError) as error:
+            kind = "redis" if isinstance(error, RedisError) else "mysql"
+            log.warning("%s: %s cannot be reached", name, kind, extra={"action": f"{name}_failed", "kind": kind})
+        except Exception:
+            kind = "error"
+            log.exception("%s failed", name, extra={"action": f"{name}_failed", "kind": kind})
+        else:
+            telemetry.ticked(name)
+            return value
+        telemetry.ERRORS.labels(name, kind).inc()
+        self.stopping.wait(ERROR_PAUSE_S)
+        return None
