@@ -1,0 +1,67 @@
+"""What a user writes: handlers, allow-listed by name.
+
+    from clockjack import Run, handler
+
+    @handler("mail.send")
+    def send(run: Run) -> None:
+        deliver(run.payload["to"], idempotency_key=run.key)
+
+A handler may run more than once for the same occurrence (its consumer may die); `run.key` is the same each time, so
+that receivers can drop the copy. What it returns (JSON) is the run's result; what it raises is a failure and is
+retried.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at one occurrence, as its handler sees it. Times are aware, UTC."""
+
+    id: int
+    key: str
+    task_id: int
+    namespace: str
+    name: str | None
+    handler: str
+    payload: Any
+    due_at: datetime
+    attempt: int
+    failures: int
+    timeout_s: int
+
+
+registry: dict[str, Callable[[Run], Any]] = {}
+
+
+def handler(name: str) -> Callable[[F], F]:
+    """The decorated callable is known by `name`; ValueError when another callable has it already."""
+    if not name or len(name) > 200:
+        raise ValueError("a handler's name has 1 to 200 characters")
+
+    def register(function: F) -> F:
+        other = registry.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
+            raise ValueError(f"two handlers are named {name!r}: {other.__module__} and {function.__module__}")
+        registry[name] = function
+        return function
+
+    return register
+
+
+def load(modules: Sequence[str]) -> dict[str, Callable[[Run], Any]]:
+    """The modules are imported (the working directory is searched too) and their handlers known; returns them all."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    for module in modules:
+        importlib.import_module(module)
+    return registry

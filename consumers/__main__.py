@@ -1,0 +1,50 @@
+"""`python -m consumers`: one consumer process for one queue."""
+
+import os
+import sys
+from typing import Any
+
+from clockjack import telemetry
+from clockjack.handlers import Run, load
+from clockjack.ledger.database import Database
+from clockjack.settings import SettingsError, from_environment
+from consumers import builtin, isolation
+from consumers.execution import Job, invoke
+from consumers.worker import BatchWorker
+
+
+class UnknownHandler(Exception):
+    """This consumer has no handler of that name."""
+
+
+def main() -> int:
+    """Serve the queue until SIGTERM; the exit code."""
+    try:
+        settings = from_environment()
+    except SettingsError as error:
+        print(f"consumer: {error}", file=sys.stderr)
+        return 2
+    telemetry.log_to_stdout(settings.log_level, "consumer")
+    database = Database(settings.database_url, size=3)
+    registry = load(settings.handlers)
+    builtin.install(settings, database.clock.now_us)
+    if settings.isolated:
+        isolation.prepare(settings.handlers)
+
+    def call(job: Job, run: Run) -> Any:
+        function = registry.get(run.handler)
+        if function is None:
+            raise UnknownHandler(f"no consumer of queue {settings.queue!r} knows a handler named {run.handler!r}")
+        if settings.isolated:
+            return isolation.call(run, settings, database.clock.now_us(), lambda child: setattr(job, "child", child))
+        return invoke(function, run)
+
+    worker = BatchWorker(settings, database, lambda: list(registry), call)
+    telemetry.serve_metrics(settings.metrics_port)
+    clean = worker.work()
+    sys.stdout.flush()
+    os._exit(0 if clean else 1)  # threads of handlers that did not stop must not keep the process
+
+
+if __name__ == "__main__":
+    sys.exit(main())

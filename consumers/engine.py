@@ -1,0 +1,281 @@
+"""The unit of work is a batch: pop, start (one transaction), execute on the pool, finish (one transaction).
+
+One step makes one Redis call (acknowledge what was finished, pop what fits) and one transaction (start the popped, then
+finish what has ended: in this order, because the other way round deadlocks when a message is there twice). Nothing is
+popped while MySQL cannot be reached; what was popped and could not be started goes back to the head of its queue.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from clockjack import telemetry
+from clockjack.ledger import runs
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, is_lost, to_us
+from clockjack.ledger.runs import Held, Outcome, Popped, Started
+from clockjack.queues import Queues, RedisError, job_id
+from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
+
+log = logging.getLogger("clockjack.consumer")
+
+BATCH = 200
+PAUSE_S = 0.5
+T = TypeVar("T")
+Ended = list[tuple[Job, Outcome]]
+
+
+class Engine:
+    """Steps that a worker makes; owns the pool. `bell` is set while its queue may hold something."""
+
+    def __init__(
+        self, database: Database, queues: Queues, queue: str, name: str, size: int, call: Callable[..., Any]
+    ) -> None:
+        self.database, self.queues, self.queue, self.name = database, queues, queue, name
+        self.wake, self.bell = threading.Event(), threading.Event()
+        self.pool = Pool(size, call, database.clock, self.wake)
+        self.stopping = False
+        self.stuck = False
+        self.suspended = False
+        self._done: list[str] = []
+        self._retry: Ended = []
+        self._redis_off_until = 0.0
+        self._mysql_off_until = 0.0
+        self._full_until_us = 0
+
+    def step(self) -> bool:
+        """One batch went through; returns whether anything was done."""
+        if time.monotonic() < self._mysql_off_until:
+            return False
+        ended = self._ended()
+        popped = self._pop()
+        if not popped and not ended:
+            return False
+        self._hand_back([e for e in ended if e[1].kind == "handed_back"])
+        ended = [e for e in ended if e[1].kind != "handed_back"]
+        sent_s, token = boot_s(), os.urandom(16)
+        try:
+            started, refused = self._write(popped, ended, token)
+        except Unavailable as error:
+            self._mysql_away(error, popped, ended)
+            return False
+        except Exception:
+            log.exception("a batch could not be started: one by one", extra={"action": "start_alone"})
+            self._retry = ended + self._retry
+            for one in popped:
+                self._start_alone(one)
+            return True
+        self._begin(started, popped, sent_s)
+        self._report(ended, refused)
+        return True
+
+    def tick(self) -> None:
+        """Timeouts and lost leases were acted on, and what waited too long to begin was handed back."""
+        stuck = self.pool.watch()
+        if stuck and not self.stuck:
+            self.stuck = self.stopping = True
+            log.error("a handler does not stop; this worker drains and exits", extra={"action": "stuck"})
+            for job in stuck:
+                job.state = "over"
+                error = "the handler did not stop at its timeout; its worker was ended"
+                self.pool.outcomes.append((job, Outcome(job.held, "timeout", error=error, retry_in_s=0.0)))
+        waiting = self.pool.take_waiting(0.0 if self.stopping else BEGIN_WITHIN_S)
+        if waiting:
+            self.pool.outcomes.extend((job, Outcome(job.held, "handed_back")) for job in waiting)
+            self.wake.set()
+
+    def beat(self) -> None:
+        """The leases of all runs in hand were extended, reckoned from before the statement was sent."""
+        jobs = [job for job in list(self.pool.jobs.values()) if job.state != "handed_back"]
+        for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
+            sent_s, held = boot_s(), [job.held for job in part]
+            try:
+                ours = self.database.transaction(lambda c, h=held: runs.heartbeat(c, h))  # type: ignore[misc]
+            except UnknownCommit:
+                continue
+            for job in part:
+                if (job.held.run_id, job.held.attempt) in ours:
+                    job.lease_s = sent_s + runs.LEASE_S
+                elif job.state == "running":
+                    telemetry.FENCED.labels("heartbeat").inc()
+                    log.warning("lease lost", extra={"action": "lease_lost", "run_id": job.held.run_id})
+                    self.pool.stop(job, "lost")
+        self.queues.keep(self.queue, self.name, [job.id for job in jobs], self.database.clock.now_us())
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is in hand and nothing waits to be written or acknowledged."""
+        return not self.pool.jobs and not self.pool.outcomes and not self._retry and not self._done
+
+    def _ended(self) -> Ended:
+        ended, self._retry = self._retry, []
+        while self.pool.outcomes and len(ended) < BATCH:
+            ended.append(self.pool.outcomes.popleft())
+        return ended
+
+    def _pop(self) -> list[Popped]:
+        most = 0
+        if not (self.stopping or self.suspended) and self.bell.is_set():
+            most = self.pool.room(BATCH)
+            if not most:
+                self._full_until_us = self.database.clock.now_us()
+        if (not most and not self._done) or time.monotonic() < self._redis_off_until:
+            return []
+        done, self._done = self._done, []
+        now_us = self.database.clock.now_us()
+        try:
+            popped, self.suspended = self.queues.step(self.queue, self.name, now_us, most, done)
+        except RedisError as error:
+            self._done = done
+            self._redis_off_until = time.monotonic() + PAUSE_S
+            telemetry.ERRORS.labels("pop", "redis").inc()
+            log.warning("Redis does not answer: %s", type(error).__name__, extra={"action": "redis_away"})
+            return []
+        if len(popped) < most:
+            self.bell.clear()
+        if self.pool.room(BATCH) <= len(popped):
+            self._full_until_us = now_us
+        return popped
+
+    def _write(self, popped: Sequence[Popped], ended: Ended, token: bytes) -> tuple[Started, set[tuple[int, int]]]:
+        outcomes = [outcome for _, outcome in ended]
+
+        def body(connection: Connection) -> tuple[Started, set[tuple[int, int]]]:
+            started = runs.start(connection, popped, token, self.name) if popped else Started()
+            return started, runs.finish(connection, outcomes) if outcomes else set()
+
+        def settle(connection: Connection) -> tuple[Started, set[tuple[int, int]]]:
+            started = runs.mine(connection, popped, token) if popped else Started()
+            return started, runs.finish(connection, outcomes) if outcomes else set()
+
+        try:
+            return self._settled(body, settle)
+        except Exception as error:
+            if is_lost(error) or isinstance(error, Unavailable) or not outcomes:
+                raise
+            log.warning("outcomes written one by one: %s", error.__class__.__name__, extra={"action": "finish_alone"})
+        started = self._write(popped, [], token)[0] if popped else Started()
+        refused: set[tuple[int, int]] = set()
+        for one in list(ended):
+            try:
+                refused |= self._finish_alone(one[1])
+            except Unavailable:
+                ended.remove(one)
+                self._retry.append(one)
+        return started, refused
+
+    def _start_alone(self, one: Popped) -> None:
+        """The run was started, or its message dropped: MySQL looks at it again, and the queue's head is free."""
+        sent_s = boot_s()
+        try:
+            self._begin(self._write([one], [], os.urandom(16))[0], [one], sent_s)
+        except Unavailable as error:
+            self._mysql_away(error, [one], [])
+        except Exception:
+            telemetry.ERRORS.labels("start", "error").inc()
+            log.exception("a run cannot be started", extra={"action": "poison", "run_id": one.run_id})
+
+    def _settled(self, body: Callable[[Connection], T], settle: Callable[[Connection], T]) -> T:
+        """The value of `body`, or of `settle` for a COMMIT without an answer: it asks the ledger what became true."""
+        while True:
+            try:
+                return self.database.transaction(body)
+            except UnknownCommit:
+                log.warning("COMMIT without an answer: asking the ledger", extra={"action": "unknown_commit"})
+                body = settle
+
+    def _finish_alone(self, outcome: Outcome) -> set[tuple[int, int]]:
+        unstored = "the outcome could not be stored"
+        for attempt in (outcome, replace(outcome, kind="failed", result=None, error=unstored, retry_in_s=None)):
+
+            def write(connection: Connection, attempt: Outcome = attempt) -> set[tuple[int, int]]:
+                return runs.finish(connection, [attempt])
+
+            try:
+                return self._settled(write, write)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.error("outcome refused by the database: %s", error.__class__.__name__, extra={"action": "poison"})
+        return {(outcome.held.run_id, outcome.held.attempt)}
+
+    def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float) -> None:
+        if started.now is not None:
+            self.database.clock.observe(started.now)
+        self.pool.add(started.execute, sent_s)
+        pushed_us = {p.run_id: max(p.pushed_us, to_us(p.due_at)) for p in popped}
+        for run in started.execute:
+            slot = "busy" if pushed_us[run["id"]] < self._full_until_us else "free"
+            wait_s = (to_us(run["started_at"]) - pushed_us[run["id"]]) / 1e6
+            telemetry.QUEUE_WAIT.labels(slot).observe(max(0.0, wait_s))
+        for run, verdict in started.not_run:
+            self._log(run, "put off" if verdict == "later" else verdict)
+        if started.refused:
+            telemetry.FENCED.labels("start").inc(started.refused)
+        if started.early:
+            try:
+                self.queues.give_back(self.queue, self.name, started.early, self.database.clock.now_us())
+            except RedisError:
+                started.early.clear()  # looked at again at its wake_at
+        executing = {job_id(run["id"], run["attempt"]) for run in started.execute}
+        early = {job_id(p.run_id, p.attempt) for p in started.early}
+        names = {job_id(p.run_id, p.attempt) for p in popped}
+        self._done += sorted(names - executing - early)
+
+    def _report(self, ended: Ended, refused: set[tuple[int, int]]) -> None:
+        for job, outcome in ended:
+            self.pool.forget(job)
+            self._done.append(job.id)
+            fenced = (outcome.held.run_id, outcome.held.attempt) in refused
+            if fenced:
+                telemetry.FENCED.labels("finish").inc()
+            name = "fenced" if fenced else outcome.kind
+            telemetry.OUTCOMES.labels(self.queue, name).inc()
+            self._log(job.row, name, outcome.error, outcome.retry_in_s)
+
+    def _log(
+        self, row: dict[str, Any], outcome: str, error: str | None = None, retry_in_s: float | None = None
+    ) -> None:
+        fields = {"run_id": row["id"], "task_id": row["task_id"], "attempt": row["attempt"], "outcome": outcome}
+        fields["handler"] = row["handler"]
+        if error:
+            fields["error"] = error.split(":")[0]  # the type only: a message may hold what a payload held
+            fields["retry_in_s"] = None if retry_in_s is None else round(retry_in_s, 3)
+        log.info("run %s", outcome, extra={"action": "run"} | fields)
+
+    def _hand_back(self, ended: Ended) -> None:
+        """Runs that have not begun are READY again. What cannot be written now is tried again at the next step."""
+        for part in chunks(ended):
+            held: list[Held] = sorted((o.held for _, o in part), key=lambda h: h.run_id)
+            try:
+                self.database.transaction(lambda c, h=held: runs.hand_back(c, h))  # type: ignore[misc]
+            except UnknownCommit:
+                pass  # either they are back, or their first lease of 6 s ends
+            except Unavailable:
+                self._retry += part
+                continue
+            for job, _ in part:
+                self.pool.forget(job)
+                self._done.append(job.id)
+                telemetry.OUTCOMES.labels(self.queue, "handed_back").inc()
+        if ended:
+            try:
+                self.queues.nudge("look")
+            except RedisError:
+                log.debug("no nudge")
+
+    def _mysql_away(self, error: Exception, popped: Sequence[Popped], ended: Ended) -> None:
+        self._retry = ended + self._retry
+        self._mysql_off_until = time.monotonic() + PAUSE_S
+        telemetry.ERRORS.labels("write", "mysql").inc()
+        log.warning("MySQL cannot be reached: %s", error, extra={"action": "mysql_away"})
+        if popped:
+            try:
+                self.queues.give_back(self.queue, self.name, popped, self.database.clock.now_us())
+            except RedisError:
+                log.warning("popped jobs could not be given back; MySQL looks at them again")

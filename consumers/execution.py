@@ -1,0 +1,245 @@
+"""The pool: threads that execute what was started, and the watch over leases, timeouts and what has not begun.
+
+A job is in hand from its start transaction until its outcome is written. It begins only within a second of its start
+and while its lease, reckoned on the boot clock from the moment the statement was sent, is good; else it is handed back.
+"""
+
+import asyncio
+import ctypes
+import inspect
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any
+
+from clockjack import telemetry
+from clockjack.handlers import Run
+from clockjack.ledger.database import Clock, to_us
+from clockjack.ledger.runs import FIRST_LEASE_S, Held, Outcome
+from clockjack.ledger.wake import backoff_s
+from clockjack.queues import job_id
+
+log = logging.getLogger("clockjack.consumer")
+
+BEGIN_WITHIN_S = 1.0
+STOP_WITHIN_S = 5.0
+RESULT_BYTES = 16_384
+
+
+def boot_s() -> float:
+    """Seconds on the boot clock, which also runs while the machine sleeps (CLOCK_MONOTONIC where there is none)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Stopped(BaseException):
+    """Raised inside a handler that ran into its timeout, lost its lease or was told to stop."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A started run in hand. All `_s` moments are on the boot clock."""
+
+    row: dict[str, Any]
+    held: Held
+    sent_s: float
+    lease_s: float
+    state: str = "waiting"
+    deadline_s: float = 0.0
+    begun_s: float = 0.0
+    why: str | None = None
+    stopped_s: float | None = None
+    thread: int = 0
+    child: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def id(self) -> str:
+        """The RQ job id."""
+        return job_id(self.held.run_id, self.held.attempt)
+
+
+def invoke(function: Callable[[Run], Any], run: Run) -> Any:
+    """What the handler returns; a coroutine is run to its end in a loop of its own."""
+    value = function(run)
+    return asyncio.run(_await(value)) if inspect.isawaitable(value) else value
+
+
+async def _await(value: Any) -> Any:
+    return await value
+
+
+class Pool:
+    """`size` threads; `call(job, run)` is what each does with a run. Outcomes go to `outcomes`, then `wake` is set."""
+
+    def __init__(self, size: int, call: Callable[[Job, Run], Any], clock: Clock, wake: threading.Event) -> None:
+        self.size, self._call, self._clock, self._wake = size, call, clock, wake
+        self.outcomes: deque[tuple[Job, Outcome]] = deque()
+        self.jobs: dict[str, Job] = {}
+        self.ewma_s: float | None = None
+        self._waiting: deque[Job] = deque()
+        self._ready = threading.Condition()
+        self._idle = 0
+        self._closed = False
+        for i in range(size):
+            threading.Thread(target=self._work, name=f"handler-{i}", daemon=True).start()
+
+    def add(self, rows: list[dict[str, Any]], sent_s: float) -> None:
+        """The started runs wait for a thread."""
+        jobs = []
+        for row in rows:
+            held = Held(row["id"], row["due_at"], row["attempt"], row["token"])
+            job = Job(row, held, sent_s, sent_s + FIRST_LEASE_S)
+            self.jobs[job.id] = job
+            jobs.append(job)
+        with self._ready:
+            self._waiting.extend(jobs)
+            self._ready.notify(len(jobs))
+
+    def room(self, most: int) -> int:
+        """How many more runs can begin within 200 ms."""
+        free = self.size - self.busy()
+        ahead = int(self.size * 0.2 / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
+        return max(0, min(most, free + min(ahead, most)) - len(self._waiting))
+
+    def busy(self) -> int:
+        """Threads that execute a handler."""
+        return sum(job.state == "running" for job in list(self.jobs.values()))
+
+    def take_waiting(self, older_than_s: float) -> list[Job]:
+        """Jobs that were started longer ago and have not begun: no thread will begin them any more."""
+        edge = boot_s() - older_than_s
+        with self._ready:
+            taken = [job for job in self._waiting if job.sent_s <= edge]
+            for job in taken:
+                self._waiting.remove(job)
+                job.state = "handed_back"
+        return taken
+
+    def forget(self, job: Job) -> None:
+        """The job is no longer in hand."""
+        self.jobs.pop(job.id, None)
+
+    def stop(self, job: Job, why: str) -> None:
+        """The job's handler is told to end: its child is killed, or `Stopped` is raised in its thread."""
+        with job.lock:
+            if job.state != "running" or job.stopped_s is not None:
+                return
+            job.why, job.stopped_s = why, boot_s()
+            if job.child is not None:
+                job.child.kill()
+            else:
+                _raise_in(job.thread, Stopped)
+
+    def watch(self) -> list[Job]:
+        """Handlers past their timeout or their lease are told to stop; returns those that do not end."""
+        now_s, stuck = boot_s(), []
+        for job in list(self.jobs.values()):
+            if job.state != "running":
+                continue
+            if job.stopped_s is not None:
+                if now_s - job.stopped_s > STOP_WITHIN_S:
+                    stuck.append(job)
+            elif now_s > job.lease_s:
+                self.stop(job, "lost")
+            elif now_s > job.deadline_s:
+                self.stop(job, "timeout")
+        return stuck
+
+    def close(self) -> None:
+        """Idle threads end."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not self._waiting and not self._closed:
+                    self._ready.wait()
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+                now_s = boot_s()
+                if now_s - job.sent_s > BEGIN_WITHIN_S or now_s > job.lease_s:
+                    job.state = "handed_back"
+                    self.outcomes.append((job, Outcome(job.held, "handed_back")))
+                    self._wake.set()
+                    continue
+                job.thread, job.begun_s = threading.get_ident(), now_s
+                job.deadline_s = now_s + job.row["timeout_s"]
+                job.state = "running"
+            self._execute(job)
+
+    def _execute(self, job: Job) -> None:
+        outcome = None
+        try:
+            try:
+                outcome = self._outcome(job)
+            finally:
+                with (
+                    job.lock
+                ):  # from here on nobody raises in this thread; what was raised and not delivered is taken back
+                    job.state = "over"
+                    _raise_in(job.thread, None)
+        except Stopped:
+            pass
+        spent_s = boot_s() - job.begun_s
+        self.ewma_s = spent_s if self.ewma_s is None else 0.9 * self.ewma_s + 0.1 * spent_s
+        telemetry.DURATION.labels(job.row["queue"]).observe(spent_s)
+        self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
+        self._wake.set()
+
+    def _outcome(self, job: Job) -> Outcome:
+        row = job.row
+        if row["failures"] == 0 and row["first_started_at"] == row["started_at"]:
+            late_s = (self._clock.now() - row["due_at"]).total_seconds()
+            telemetry.LATENESS.labels(row["queue"]).observe(max(0.0, late_s))
+        try:
+            value = self._call(job, run_of(row))
+            result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
+            if result is not None and len(result.encode()) > RESULT_BYTES:
+                raise ValueError(f"the handler's result has more than {RESULT_BYTES} bytes")
+            return Outcome(job.held, "succeeded", result=result)
+        except Stopped:
+            return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
+        except BaseException as error:
+            if job.why is not None:
+                return _failed(job, job.why, f"stopped after {boot_s() - job.begun_s:.1f} s")
+            return _failed(job, "failed", f"{type(error).__name__}: {error}")
+
+
+def run_of(row: dict[str, Any]) -> Run:
+    """What the handler gets."""
+    return Run(
+        id=row["id"],
+        key=f"{row['task_id']}-{to_us(row['due_at'])}",
+        task_id=row["task_id"],
+        namespace=row["namespace"],
+        name=row["name"],
+        handler=row["handler"],
+        payload=json.loads(row["payload"]),
+        due_at=row["due_at"].replace(tzinfo=UTC),
+        attempt=row["attempt"],
+        failures=row["failures"],
+        timeout_s=row["timeout_s"],
+    )
+
+
+def _failed(job: Job, why: str, error: str) -> Outcome:
+    row = job.row
+    failures = row["failures"] + 1
+    retry_in_s = None
+    if failures < row["max_failures"]:
+        retry_in_s = backoff_s(failures, row["backoff_s"], row["backoff_max_s"])
+    kind = "timeout" if why == "timeout" else "failed"
+    return Outcome(job.held, kind, error=error, retry_in_s=retry_in_s)
+
+
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
+    value = ctypes.py_object(exception) if exception is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)

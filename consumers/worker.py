@@ -1,0 +1,173 @@
+"""RQ's worker, with batches: RQ's tools see it and can stop it; the loop is the engine's.
+
+Overridden of rq 2.12 (a contract test pins each): `work`, `_install_signal_handlers`, `request_stop`, `handle_payload`,
+`execute_job`, `clean_registries`, `teardown`. What RQ would do on its own (scheduler, retries, registry clean-up) is
+off: MySQL decides.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rq.command import parse_payload
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
+from rq.worker.base import WorkerStatus
+
+from clockjack import telemetry
+from clockjack.ledger.database import Database, Unavailable
+from clockjack.queues import Queues, RedisError, connect
+from clockjack.settings import Settings
+from consumers.engine import Engine
+from consumers.entry import execute
+
+log = logging.getLogger("clockjack.consumer")
+
+BEAT_S = 2.0
+TICK_S = 0.25
+PEEK_S = 1.0
+
+
+class BatchWorker(Worker):
+    """One queue, one process. `call(job, run)` executes a handler; `handlers` are the names it may execute."""
+
+    def __init__(self, settings: Settings, database: Database, handlers: Callable[[], list[str]], call: Any) -> None:
+        name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        super().__init__(
+            [settings.queue],
+            name=name,
+            connection=connect(settings.redis_url, timeout_s=60),
+            serializer=JSONSerializer,
+            worker_ttl=30,
+            maintenance_interval=10**9,
+        )
+        self.settings, self.handlers = settings, handlers
+        self.engine = Engine(database, Queues(settings.redis_url), settings.queue, name, settings.concurrency, call)
+        self._stop = threading.Event()
+        self._bell_wanted = threading.Event()
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Work until told to stop; True when the end was clean (nothing in hand was left behind)."""
+        engine = self.engine
+        self._install_signal_handlers()
+        self._wait_for_servers()
+        self.bootstrap("WARNING")
+        for target in (self._ring, self._beat):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
+        until = float("inf")
+        try:
+            while time.monotonic() < until:
+                if (self._stop.is_set() or engine.stuck) and until == float("inf"):
+                    engine.stopping = True
+                    until = time.monotonic() + self.settings.grace_s
+                    with contextlib.suppress(RedisError):
+                        engine.queues.withdraw(self.name)
+                engine.tick()
+                worked = engine.step()
+                if engine.stopping and (engine.empty or self._only_stuck()):
+                    break
+                telemetry.ticked("consumer")
+                if not engine.bell.is_set():
+                    self._bell_wanted.set()
+                if not worked:
+                    engine.wake.wait(TICK_S if engine.pool.jobs or not engine.stopping else 0.02)
+                engine.wake.clear()
+        finally:
+            self.teardown()
+        return engine.empty
+
+    def _only_stuck(self) -> bool:
+        return self.engine.stuck and all(job.state == "over" for job in list(self.engine.pool.jobs.values()))
+
+    def _wait_for_servers(self) -> None:
+        told = False
+        while not self._stop.is_set():
+            try:
+                self.engine.database.now()
+                self.connection.ping()
+                return
+            except (Unavailable, RedisError) as error:
+                if not told:
+                    log.warning("waiting for the servers: %s", error, extra={"action": "wait"})
+                told = True
+                self._stop.wait(0.5)
+
+    def _ring(self) -> None:
+        """The bell is set while the queue holds something: a rotation of a list onto itself blocks until it does."""
+        redis, key = connect(self.settings.redis_url, timeout_s=PEEK_S + 2), f"rq:queue:{self.settings.queue}"
+        while True:
+            self._bell_wanted.wait()
+            try:
+                if redis.blmove(key, key, timeout=PEEK_S, src="LEFT", dest="LEFT"):  # type: ignore[arg-type]
+                    self._bell_wanted.clear()
+                    self.engine.bell.set()
+                    self.engine.wake.set()
+            except RedisError:
+                time.sleep(0.25)
+
+    def _beat(self) -> None:
+        """Every 2 s: leases, RQ's worker hash, and what this consumer serves."""
+        engine = self.engine
+        while True:
+            begun = time.monotonic()
+            try:
+                engine.beat()
+            except Unavailable as error:
+                log.warning("heartbeat failed: %s", error, extra={"action": "heartbeat"})
+            except RedisError:
+                pass
+            except Exception:
+                log.exception("heartbeat failed", extra={"action": "heartbeat"})
+            try:
+                if not engine.stopping:
+                    engine.queues.announce(self.name, self.settings.queue, self.handlers(), self.settings.concurrency)
+                self.heartbeat()
+                self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
+            except RedisError:
+                pass
+            telemetry.ticked("heartbeat")
+            time.sleep(max(0.1, BEAT_S - (time.monotonic() - begun)))
+
+    def _install_signal_handlers(self) -> None:
+        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(signal.SIGTERM, self.request_stop)
+
+    def request_stop(self, signum: Any = None, frame: Any = None) -> None:
+        """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period."""
+        self._stop.set()
+        self.engine.stopping = True
+        self.engine.wake.set()
+
+    def handle_payload(self, message: Any) -> None:
+        """RQ's commands: `shutdown` stops like SIGTERM, `stop-job` ends that handler; others are ignored."""
+        try:
+            payload = parse_payload(message)
+        except (ValueError, AttributeError, TypeError):
+            return
+        if payload.get("command") == "shutdown":
+            self.request_stop()
+        elif payload.get("command") == "stop-job":
+            job = self.engine.pool.jobs.get(str(payload.get("job_id")))
+            if job is not None:
+                self.engine.pool.stop(job, "stopped")
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Always raises: single jobs are not executed here."""
+        execute()
+
+    def clean_registries(self) -> None:
+        """Nothing: RQ's clean-up would declare failed what MySQL gives to another consumer."""
+
+    def teardown(self) -> None:
+        """The worker's entries in Redis are gone, if Redis can be reached."""
+        self.engine.pool.close()
+        with contextlib.suppress(RedisError):
+            self.engine.queues.withdraw(self.name)
+            self.register_death()  # type: ignore[no-untyped-call]
