@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection
 from clockjack import telemetry
 from clockjack.ledger import runs
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, is_lost, to_us
-from clockjack.ledger.runs import Held, Outcome, Popped, Started
+from clockjack.ledger.finish import Finished, Outcome, finish
+from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
 
@@ -60,7 +61,7 @@ class Engine:
         ended = [e for e in ended if e[1].kind != "handed_back"]
         sent_s, token = boot_s(), os.urandom(16)
         try:
-            started, refused = self._write(popped, ended, token)
+            started, finished = self._write(popped, ended, token)
         except Unavailable as error:
             self._mysql_away(error, popped, ended)
             return False
@@ -71,7 +72,7 @@ class Engine:
                 self._start_alone(one)
             return True
         self._begin(started, popped, sent_s)
-        self._report(ended, refused)
+        self._report(ended, finished)
         return True
 
     def tick(self) -> None:
@@ -142,16 +143,16 @@ class Engine:
             self._full_until_us = now_us
         return popped
 
-    def _write(self, popped: Sequence[Popped], ended: Ended, token: bytes) -> tuple[Started, set[tuple[int, int]]]:
+    def _write(self, popped: Sequence[Popped], ended: Ended, token: bytes) -> tuple[Started, Finished]:
         outcomes = [outcome for _, outcome in ended]
 
-        def body(connection: Connection) -> tuple[Started, set[tuple[int, int]]]:
+        def body(connection: Connection) -> tuple[Started, Finished]:
             started = runs.start(connection, popped, token, self.name) if popped else Started()
-            return started, runs.finish(connection, outcomes) if outcomes else set()
+            return started, finish(connection, outcomes) if outcomes else Finished()
 
-        def settle(connection: Connection) -> tuple[Started, set[tuple[int, int]]]:
+        def settle(connection: Connection) -> tuple[Started, Finished]:
             started = runs.mine(connection, popped, token) if popped else Started()
-            return started, runs.finish(connection, outcomes) if outcomes else set()
+            return started, finish(connection, outcomes) if outcomes else Finished()
 
         try:
             return self._settled(body, settle)
@@ -160,14 +161,15 @@ class Engine:
                 raise
             log.warning("outcomes written one by one: %s", error.__class__.__name__, extra={"action": "finish_alone"})
         started = self._write(popped, [], token)[0] if popped else Started()
-        refused: set[tuple[int, int]] = set()
-        for one in list(ended):
+        finished = Finished()
+        for _, outcome in ended:
             try:
-                refused |= self._finish_alone(one[1])
+                alone = self._finish_alone(outcome)
             except Unavailable:
-                ended.remove(one)
-                self._retry.append(one)
-        return started, refused
+                alone = Finished(later={outcome.key})
+            finished.refused |= alone.refused
+            finished.later |= alone.later
+        return started, finished
 
     def _start_alone(self, one: Popped) -> None:
         """The run was started, or its message dropped: MySQL looks at it again, and the queue's head is free."""
@@ -189,12 +191,12 @@ class Engine:
                 log.warning("COMMIT without an answer: asking the ledger", extra={"action": "unknown_commit"})
                 body = settle
 
-    def _finish_alone(self, outcome: Outcome) -> set[tuple[int, int]]:
+    def _finish_alone(self, outcome: Outcome) -> Finished:
         unstored = "the outcome could not be stored"
         for attempt in (outcome, replace(outcome, kind="failed", result=None, error=unstored, retry_in_s=None)):
 
-            def write(connection: Connection, attempt: Outcome = attempt) -> set[tuple[int, int]]:
-                return runs.finish(connection, [attempt])
+            def write(connection: Connection, attempt: Outcome = attempt) -> Finished:
+                return finish(connection, [attempt])
 
             try:
                 return self._settled(write, write)
@@ -202,7 +204,7 @@ class Engine:
                 raise
             except Exception as error:
                 log.error("outcome refused by the database: %s", error.__class__.__name__, extra={"action": "poison"})
-        return {(outcome.held.run_id, outcome.held.attempt)}
+        return Finished(refused={outcome.key})
 
     def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float) -> None:
         if started.now is not None:
@@ -227,11 +229,14 @@ class Engine:
         names = {job_id(p.run_id, p.attempt) for p in popped}
         self._done += sorted(names - executing - early)
 
-    def _report(self, ended: Ended, refused: set[tuple[int, int]]) -> None:
+    def _report(self, ended: Ended, finished: Finished) -> None:
         for job, outcome in ended:
+            if outcome.key in finished.later:
+                self._retry.append((job, outcome))
+                continue
             self.pool.forget(job)
             self._done.append(job.id)
-            fenced = (outcome.held.run_id, outcome.held.attempt) in refused
+            fenced = outcome.key in finished.refused
             if fenced:
                 telemetry.FENCED.labels("finish").inc()
             name = "fenced" if fenced else outcome.kind

@@ -20,7 +20,8 @@ from typing import Any
 from clockjack import telemetry
 from clockjack.handlers import Run
 from clockjack.ledger.database import Clock, to_us
-from clockjack.ledger.runs import FIRST_LEASE_S, Held, Outcome
+from clockjack.ledger.finish import Outcome
+from clockjack.ledger.runs import FIRST_LEASE_S, Held
 from clockjack.ledger.wake import backoff_s
 from clockjack.queues import job_id
 

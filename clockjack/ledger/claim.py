@@ -15,17 +15,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger.database import DUPLICATE, Clock, Database, UnknownCommit, changed, chunks, code, is_lost, rows
-from clockjack.ledger.tasks import schedule_of
-from clockjack.schedules import ScheduleError, is_occurrence, next_after, validate
+from clockjack.ledger.decide import Step, decide
 
 log = logging.getLogger("clockjack.ledger")
 
 LOOKAHEAD = timedelta(seconds=5)
-ON_TIME = timedelta(seconds=10)
 LOOK_AGAIN = timedelta(seconds=4)
 BATCH = 500
 SATURATED_S = 1.0
-PAYLOAD_BYTES = 65_536
 
 _COLUMNS = (
     "id, queue, state, run_at, cron, every_s, timezone, start_at, end_at, max_runs, runs_claimed, next_run_at,"
@@ -66,48 +63,6 @@ class Claimed:
     invalid: int
     tasks: int
     full: bool
-
-
-@dataclass(slots=True)
-class Step:
-    """The decision for one due task: `state` of the row for `next_run_at` (None: no row), and where the task goes."""
-
-    task: Mapping[str, Any]
-    goes_to: datetime | None
-    state: str | None = None
-    missed: tuple[datetime, datetime] | None = None
-    invalid: str | None = None
-
-
-def decide(task: Mapping[str, Any], now: datetime) -> Step:
-    """What is to be done with a due task; pure. Missed occurrences are one range, never iterated one by one."""
-    stored = task["next_run_at"]
-    if task["state"] in ("cancelled", "invalid"):
-        return Step(task, None)
-    try:
-        if not task["payload_valid"]:
-            raise ScheduleError("payload", "the payload is not valid JSON")
-        if task["payload_bytes"] > PAYLOAD_BYTES:
-            raise ScheduleError("payload", f"the payload has more than {PAYLOAD_BYTES} bytes")
-        schedule = schedule_of(task)
-        validate(schedule)
-        fires = is_occurrence(schedule, stored)
-        if task["state"] == "paused":
-            return Step(task, None, "skipped" if fires else None)
-        if not fires:  # a new or changed row: the stored time only says from when on to look
-            return Step(task, next_after(schedule, stored))
-        goes_to, missed = next_after(schedule, stored), None
-        if task["max_runs"] is not None and task["runs_claimed"] + 1 >= task["max_runs"]:
-            goes_to = None
-        if goes_to is not None and goes_to < now - ON_TIME:
-            resume_at = next_after(schedule, now - ON_TIME)
-            missed = (goes_to, resume_at or now)
-            goes_to = resume_at
-        return Step(task, goes_to, "ready", missed)
-    except Exception as error:
-        text = str(error) if isinstance(error, ScheduleError) else f"{type(error).__name__}: {error}"
-        field = f"{error.field}: " if isinstance(error, ScheduleError) else ""
-        return Step(task, None, invalid=(field + text)[:1000])
 
 
 def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH) -> Claimed:

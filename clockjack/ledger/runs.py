@@ -1,4 +1,4 @@
-"""The life of a run after its claim: start, heartbeat, hand back, finish. Who holds the current attempt decides.
+"""The life of a run after its claim: start, heartbeat, hand back. Who holds the current attempt decides.
 
 Each start transaction writes a fresh `run_token`, so (id, attempt, token) names one start for ever; a heartbeat, a hand
 back or an outcome that does not match all three changes nothing. Rows are locked by primary key in ascending order.
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, rows
@@ -17,7 +16,6 @@ from clockjack.ledger.database import changed, rows
 FIRST_LEASE_S = 6
 LEASE_S = 20
 PAUSED_LOOK_S = 30
-TEXT_CHARS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +49,6 @@ class Held:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
-
-    held: Held
-    kind: str
-    result: str | None = None
-    error: str | None = None
-    retry_in_s: float | None = None
-
-
 START = """
 UPDATE runs SET state = 'running', attempt = attempt + 1, run_token = :token, worker = :worker,
   started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),
@@ -79,10 +66,6 @@ WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token 
 """
 FENCE = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence AND state = 'running'"
 HEARTBEAT = f"UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {FENCE}"
-FINISH = (
-    "UPDATE runs SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
-    f" WHERE {FENCE}"
-)
 
 
 def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker: str) -> Started:
@@ -92,21 +75,21 @@ def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker
     in the same transaction and never reach a handler.
     """
     keys = sorted({(p.run_id, p.due_at, p.attempt - 1) for p in popped})
-    span = _span((k[0], k[1]) for k in keys)
-    matched = changed(connection, START, token=token, worker=worker, keys=keys, **span)
-    return _verdict(connection, popped, token, span, missing=len(keys) - matched)
+    at = span((k[0], k[1]) for k in keys)
+    matched = changed(connection, START, token=token, worker=worker, keys=keys, **at)
+    return _verdict(connection, popped, token, at, missing=len(keys) - matched)
 
 
 def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Started:
     """What a start whose COMMIT was lost did: the rows that carry its token are ours."""
-    return _verdict(connection, popped, token, _span((p.run_id, p.due_at) for p in popped), missing=len(popped))
+    return _verdict(connection, popped, token, span((p.run_id, p.due_at) for p in popped), missing=len(popped))
 
 
 def _verdict(
-    connection: Connection, popped: Sequence[Popped], token: bytes, span: dict[str, Any], missing: int
+    connection: Connection, popped: Sequence[Popped], token: bytes, at: dict[str, Any], missing: int
 ) -> Started:
     done = Started()
-    found = rows(connection, VERDICT, token=token, **span)
+    found = rows(connection, VERDICT, token=token, **at)
     for run in found:
         done.now = run["now"]
         verdict = judge(run)
@@ -167,7 +150,7 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
         connection,
         "SELECT id, attempt FROM runs WHERE id IN :ids AND due_at BETWEEN :low AND :high"
         " AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)",
-        **_span((p.run_id, p.due_at) for p in rest),
+        **span((p.run_id, p.due_at) for p in rest),
     )
     waiting = {(row["id"], row["attempt"] + 1) for row in ready}
     return [p for p in rest if (p.run_id, p.attempt) in waiting]
@@ -175,9 +158,9 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
 
 def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
     """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours."""
-    if changed(connection, HEARTBEAT, **_fence(held)) == len(held):
+    if changed(connection, HEARTBEAT, **fence(held)) == len(held):
         return {(h.run_id, h.attempt) for h in held}
-    return _still(connection, held, "running")
+    return still(connection, held, "running")
 
 
 def hand_back(connection: Connection, held: Sequence[Held]) -> int:
@@ -186,79 +169,24 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> int:
         connection,
         "UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
         f" first_started_at = IF(first_started_at = started_at, NULL, first_started_at) WHERE {FENCE}",
-        **_fence(held),
+        **fence(held),
     )
 
 
-def finish(connection: Connection, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
-    """The outcomes of attempts that are still current are written; returns the (run_id, attempt) that were refused.
-
-    May be called again with the same outcomes (a COMMIT may have been lost): what is there already is not refused.
-    """
-    plain = [o.held for o in outcomes if o.kind == "succeeded" and o.result is None]
-    refused: set[tuple[int, int]] = set()
-    if plain and changed(connection, FINISH, **_fence(plain)) != len(plain):
-        written = _still(connection, plain, "succeeded")
-        refused = {(h.run_id, h.attempt) for h in plain} - written
-    for outcome in sorted(outcomes, key=lambda o: (o.held.run_id, o.held.attempt)):
-        if (outcome.kind != "succeeded" or outcome.result is not None) and not _finish_one(connection, outcome):
-            refused.add((outcome.held.run_id, outcome.held.attempt))
-    if refused:
-        held = [o.held for o in outcomes if (o.held.run_id, o.held.attempt) in refused]
-        refused -= _still(connection, held, "succeeded") | _recorded(connection, held)
-    return refused
-
-
-def _recorded(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
-    found = rows(
-        connection,
-        "SELECT run_id, attempt FROM attempts WHERE run_id IN :ids AND (run_id, attempt, run_token) IN :fence"
-        " AND outcome <> 'lost'",
-        ids=sorted({h.run_id for h in held}),
-        fence=sorted((h.run_id, h.attempt, h.token) for h in held),
-    )
-    return {(row["run_id"], row["attempt"]) for row in found}
-
-
-def _finish_one(connection: Connection, outcome: Outcome) -> bool:
-    fence = _fence([outcome.held])
-    error = outcome.error and outcome.error[:TEXT_CHARS]
-    if outcome.kind == "succeeded":
-        sql = FINISH.replace("error = NULL", "error = NULL, result = :result")
-        return changed(connection, sql, **fence, result=outcome.result) == 1
-    if outcome.retry_in_s is None:
-        sets = "state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = :reason"
-    else:
-        sets = "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL :delay_us MICROSECOND"
-    values = {"delay_us": int((outcome.retry_in_s or 0) * 1e6)} if outcome.retry_in_s is not None else {}
-    values |= {"reason": outcome.kind} if outcome.retry_in_s is None else {}  # type: ignore[dict-item]
-    sql = f"UPDATE runs SET {sets}, failures = failures + 1, error = :error WHERE {FENCE}"
-    if changed(connection, sql, **fence, **values, error=error) != 1:
-        return False
-    held = outcome.held
-    connection.execute(
-        sa.text(
-            "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error)"
-            " SELECT id, due_at, attempt, run_token, worker, started_at, :outcome, :error"
-            " FROM runs WHERE id = :id AND due_at = :due"
-        ),
-        {"id": held.run_id, "due": held.due_at, "outcome": outcome.kind, "error": error},
-    )
-    return True
-
-
-def _still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:
+def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:
+    """The (run_id, attempt) of `held` that are in `state` and carry their token."""
     sql = "SELECT id, attempt FROM runs WHERE " + FENCE.replace("state = 'running'", "state = :state")
-    return {(row["id"], row["attempt"]) for row in rows(connection, sql, state=state, **_fence(held))}
+    return {(row["id"], row["attempt"]) for row in rows(connection, sql, state=state, **fence(held))}
 
 
-def _fence(held: Sequence[Held]) -> dict[str, Any]:
-    return _span((h.run_id, h.due_at) for h in held) | {
+def fence(held: Sequence[Held]) -> dict[str, Any]:
+    """The parameters of FENCE."""
+    return span((h.run_id, h.due_at) for h in held) | {
         "fence": sorted((h.run_id, h.attempt, h.token) for h in held),
     }
 
 
-def _span(keys: Iterable[tuple[int, datetime]]) -> dict[str, Any]:
+def span(keys: Iterable[tuple[int, datetime]]) -> dict[str, Any]:
     """`ids` for the primary key and the range of due times that names the partitions."""
     pairs = list(keys)
     return {

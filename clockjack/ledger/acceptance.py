@@ -1,0 +1,153 @@
+"""One request is one change, also when two requests carry one key or the connection dies during COMMIT.
+
+The Idempotency-Key's row is written in the change's own transaction: either both are there or neither is.
+"""
+
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from clockjack.ledger import keys, reports, tasks
+from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
+
+T = TypeVar("T")
+ROUNDS = 4
+
+
+class KeyReused(Exception):
+    """The Idempotency-Key stands for another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An Idempotency-Key of a namespace and the hash of the request that it came with."""
+
+    namespace: str
+    key: str
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a transaction did: the answer to it, and how to see later whether it became true (None: do it again)."""
+
+    status: int
+    answer: str
+    seen: Callable[[Connection], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a request; `replayed` when it was given before."""
+
+    status: int
+    answer: str
+    replayed: bool = False
+
+
+def once(database: Database, work: Callable[[Connection], Change], ticket: Ticket | None = None) -> Answer:
+    """`work` was committed exactly once for this ticket, and its answer is returned.
+
+    Without a ticket a lost COMMIT is looked up by `Change.seen`; `work` that cannot be seen must bear being repeated.
+    Raises KeyReused, Unavailable, and what `work` raises.
+    """
+    for round_ in range(1, ROUNDS + 1):
+        last: list[Change] = []
+
+        def body(connection: Connection, last: list[Change] = last) -> Answer:
+            if ticket and (before := given(connection, ticket)):
+                return before
+            change = work(connection)
+            if ticket:
+                keys.store_answer(
+                    connection,
+                    ticket.namespace,
+                    ticket.key,
+                    request_hash=ticket.request_hash,
+                    status=change.status,
+                    answer=change.answer,
+                )
+            last[:] = [change]
+            return Answer(change.status, change.answer)
+
+        try:
+            return database.transaction(body)
+        except UnknownCommit:
+            if last and (seen := last[0].seen) and database.transaction(seen):
+                return Answer(last[0].status, last[0].answer)
+        except Exception as error:
+            # somebody else's request with this key, or with this task_key, was faster: the next round finds it
+            if code(error) != DUPLICATE or round_ == ROUNDS:
+                raise
+    raise Unavailable("the database went away during COMMIT too often")
+
+
+def register(
+    database: Database,
+    namespace: str,
+    values: dict[str, Any],
+    *,
+    actor: str,
+    write: Callable[[dict[str, Any]], str],
+    ticket: Ticket | None = None,
+) -> Answer:
+    """The task is registered: 201 when it is new, 200 when its task_key was known; `write` words the answer."""
+
+    def work(connection: Connection) -> Change:
+        made = tasks.register(connection, namespace, values, actor=actor)
+        text = write(made.task)
+        if not made.created:
+            return Change(200, text)  # bringing it to the same values again changes nothing
+
+        def seen(connection: Connection) -> bool:
+            row = tasks.get(connection, namespace, made.task["id"])
+            return row is not None and row["created_at"] == made.task["created_at"]
+
+        return Change(201, text, seen)
+
+    return once(database, work, ticket)
+
+
+def run_now(
+    database: Database,
+    namespace: str,
+    task_ids: Sequence[int],
+    *,
+    actor: str,
+    write: Callable[[list[dict[str, Any]]], str],
+    ticket: Ticket | None = None,
+) -> Answer:
+    """One more run of each task is due now, or none of any: KeyError for an unknown task, StateConflict."""
+
+    def work(connection: Connection) -> Change:
+        made = tasks.run_now(connection, namespace, task_ids, actor=actor)
+        runs = [reports.get_run(connection, namespace, run["id"]) for run in made]
+
+        def seen(connection: Connection) -> bool:
+            there = reports.get_run(connection, namespace, made[0]["id"])
+            return there is not None and all(there[n] == made[0][n] for n in ("task_id", "due_at"))
+
+        return Change(202, write([run for run in runs if run]), seen)
+
+    return once(database, work, ticket)
+
+
+def read(database: Database, body: Callable[[Connection], T]) -> T:
+    """What `body` reads, read again when the connection dies at the end of the transaction."""
+    try:
+        return database.transaction(body)
+    except UnknownCommit:
+        return database.transaction(body)
+
+
+def given(connection: Connection, ticket: Ticket) -> Answer | None:
+    """The answer that was given to this ticket, or None. Raises KeyReused when it stands for another request."""
+    found = keys.find_answer(connection, ticket.namespace, ticket.key)
+    if found is None:
+        return None
+    if not hmac.compare_digest(bytes(found["request_hash"]), ticket.request_hash):
+        raise KeyReused(ticket.key)
+    return Answer(found["status"], found["answer"], replayed=True)

@@ -1,0 +1,108 @@
+"""Finish: the outcome of an attempt is written by its holder, or by nobody.
+
+A finish may share its transaction with a start, whose locks it then holds; so it takes its rows with SKIP LOCKED and
+never waits. A row that somebody else has locked at this instant (a copy of a message being started, a heartbeat) stays
+for the next step. Without this, a zombie's outcome and the start of the next attempt can wait for each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from clockjack.ledger.database import changed, rows
+from clockjack.ledger.runs import FENCE, Held, fence, still
+
+ERROR_CHARS = 4_000
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
+
+    held: Held
+    kind: str
+    result: str | None = None
+    error: str | None = None
+    retry_in_s: float | None = None
+
+    @property
+    def key(self) -> Key:
+        """(run_id, attempt)."""
+        return self.held.run_id, self.held.attempt
+
+
+@dataclass(slots=True)
+class Finished:
+    """Of the outcomes given: those refused by the fence, and those whose row is locked, to be given again."""
+
+    refused: set[Key] = field(default_factory=set)
+    later: set[Key] = field(default_factory=set)
+
+
+MINE = f"SELECT id, attempt FROM runs WHERE {FENCE} ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
+SUCCEED = (
+    "UPDATE runs SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
+    f" WHERE {FENCE}"
+)
+
+
+def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
+    """The outcomes of attempts that are still current are written.
+
+    May be called again with the same outcomes (a COMMIT may have been lost): what is there already is not refused.
+    """
+    held = [outcome.held for outcome in outcomes]
+    mine = {(row["id"], row["attempt"]) for row in rows(connection, MINE, **fence(held))}
+    done = Finished()
+    rest = [h for h in held if (h.run_id, h.attempt) not in mine]
+    if rest:
+        done.later = still(connection, rest, "running")
+        there = still(connection, rest, "succeeded") | _recorded(connection, rest)
+        done.refused = {(h.run_id, h.attempt) for h in rest} - done.later - there
+    ours = [outcome for outcome in outcomes if outcome.key in mine]
+    plain = [outcome.held for outcome in ours if outcome.kind == "succeeded" and outcome.result is None]
+    if plain:
+        changed(connection, SUCCEED, **fence(plain))
+    for outcome in ours:
+        if outcome.kind != "succeeded":
+            _fail(connection, outcome)
+        elif outcome.result is not None:
+            sql = SUCCEED.replace("error = NULL", "error = NULL, result = :result")
+            changed(connection, sql, **fence([outcome.held]), result=outcome.result)
+    return done
+
+
+def _fail(connection: Connection, outcome: Outcome) -> None:
+    held, error = outcome.held, outcome.error and outcome.error[:ERROR_CHARS]
+    values: dict[str, Any] = {"error": error}
+    if outcome.retry_in_s is None:
+        sets = "state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = :reason"
+        values["reason"] = outcome.kind
+    else:
+        sets = "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL :delay_us MICROSECOND"
+        values["delay_us"] = int(outcome.retry_in_s * 1e6)
+    sql = f"UPDATE runs SET {sets}, failures = failures + 1, error = :error WHERE {FENCE}"
+    changed(connection, sql, **fence([held]), **values)
+    connection.execute(
+        sa.text(
+            "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error)"
+            " SELECT id, due_at, attempt, run_token, worker, started_at, :outcome, :error"
+            " FROM runs WHERE id = :id AND due_at = :due"
+        ),
+        {"id": held.run_id, "due": held.due_at, "outcome": outcome.kind, "error": error},
+    )
+
+
+def _recorded(connection: Connection, held: Sequence[Held]) -> set[Key]:
+    found = rows(
+        connection,
+        "SELECT run_id, attempt FROM attempts WHERE run_id IN :ids AND (run_id, attempt, run_token) IN :fence"
+        " AND outcome <> 'lost'",
+        ids=sorted({h.run_id for h in held}),
+        fence=sorted((h.run_id, h.attempt, h.token) for h in held),
+    )
+    return {(row["run_id"], row["attempt"]) for row in found}

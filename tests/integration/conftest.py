@@ -1,0 +1,82 @@
+"""Real servers for the tests: one private pair a session, emptied for each test.
+
+CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
+emptied!).
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from clockjack.ledger.database import Database
+from clockjack.ledger.migrate import migrate
+from clockjack.queues import Queues
+from deploy import servers
+
+TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="clockjack-test-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def database_server(server_directory: Path) -> Iterator[servers.Server | None]:
+    if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):
+        yield None
+        return
+    flavour = os.environ.get("CLOCKJACK_TEST_FLAVOUR", "mariadb")
+    server = servers.database(server_directory / "database", flavour=flavour)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_directory: Path) -> Iterator[servers.Server]:
+    server = servers.redis(server_directory / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def migrated_url(database_server: servers.Server | None) -> str:
+    url = os.environ.get("CLOCKJACK_TEST_MYSQL_URL") or database_server.url
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def database_url(migrated_url: str) -> str:
+    engine = sa.create_engine(migrated_url)
+    with engine.begin() as connection:
+        for table in TABLES:
+            connection.execute(sa.text(f"DELETE FROM {table}"))
+    engine.dispose()
+    return migrated_url
+
+
+@pytest.fixture
+def redis_url(redis_server: servers.Server) -> str:
+    Queues(redis_server.url).redis.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url, size=6)
+    database.now()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def queues(redis_url: str) -> Queues:
+    return Queues(redis_url)

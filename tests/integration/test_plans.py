@@ -1,0 +1,79 @@
+"""The four hot statements use their index, also when the tables are large; and locking never costs a deadlock."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from clockjack.ledger import claim, finish, runs, wake
+from clockjack.ledger.database import Database
+from tests.integration.life import TOKEN, select, sql
+
+pytestmark = pytest.mark.mysql
+
+
+@pytest.fixture
+def filled(database: Database) -> Database:
+    """4,096 tasks over the next hours and 8,192 runs of the last two, most of them over."""
+    sql(database, "INSERT INTO tasks (handler, run_at) VALUES ('mock', UTC_TIMESTAMP(6) + INTERVAL 1 SECOND)")
+    for i in range(12):
+        sql(
+            database,
+            "INSERT INTO tasks (handler, run_at) SELECT 'mock', run_at + INTERVAL :s SECOND FROM tasks",
+            s=2**i,
+        )
+    first = select(database, "SELECT MIN(id) AS id FROM tasks")[0]["id"]
+    for live in (0, 1):
+        sql(
+            database,
+            "INSERT INTO runs (task_id, due_at, schedule_version, queue, state, wake_at) SELECT id, run_at"
+            " - INTERVAL 7201 + :live SECOND, 1, 'default', IF(:live AND id % 64 = 0, 'ready', 'succeeded'),"
+            " IF(:live AND id % 64 = 0, UTC_TIMESTAMP(6), NULL) FROM tasks WHERE id >= :first",
+            first=first,
+            live=live,
+        )
+    for table in ("tasks", "runs"):
+        select(database, f"ANALYZE TABLE {table}")
+    return database
+
+
+def plan(database: Database, statement: str, **values: Any) -> dict[str, Any]:
+    return next(r for r in select(database, "EXPLAIN " + statement, **values) if r["table"] in ("tasks", "runs", "r"))
+
+
+def keys(database: Database) -> dict[str, Any]:
+    found = select(database, "SELECT id, due_at FROM runs ORDER BY id LIMIT 200")
+    ids = [r["id"] for r in found]
+    return {"ids": ids, "low": found[0]["due_at"], "high": found[-1]["due_at"] + timedelta(hours=2), "found": found}
+
+
+@pytest.mark.parametrize("statement", [claim.FRESH, claim.OVERDUE])
+def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) -> None:
+    values = {"busy": ["x"]} if ":busy" in statement else {}
+    found = plan(filled, statement, n=500, **values)
+    assert (found["key"], found["type"]) == ("due", "range")
+    assert "filesort" not in (found["Extra"] or "")
+
+
+def test_look_again_reads_the_wake_index(filled: Database) -> None:
+    found = plan(filled, wake.DUE, n=500)
+    assert (found["key"], found["type"]) == ("wake", "range")
+
+
+def test_start_goes_by_primary_key(filled: Database) -> None:
+    at = keys(filled)
+    rows = at.pop("found")
+    fence = [(r["id"], r["due_at"], 0) for r in rows]
+    found = plan(filled, runs.START, token=TOKEN, worker="w", keys=fence, **at)
+    assert (found["key"], found["type"]) == ("PRIMARY", "range")
+    assert int(found["rows"]) < 1000
+    assert plan(filled, runs.VERDICT, token=TOKEN, **at)["key"] == "PRIMARY"
+
+
+def test_finish_and_heartbeat_go_by_primary_key(filled: Database) -> None:
+    at = keys(filled)
+    rows = at.pop("found")
+    for statement in (finish.MINE, finish.SUCCEED, runs.HEARTBEAT):
+        found = plan(filled, statement, fence=[(r["id"], 1, TOKEN) for r in rows], **at)
+        assert (found["key"], found["type"]) == ("PRIMARY", "range")
+        assert int(found["rows"]) < 1000
