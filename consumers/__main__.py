@@ -6,6 +6,7 @@ from typing import Any
 
 from clockjack import telemetry
 from clockjack.handlers import Run, load
+from clockjack.ledger import server
 from clockjack.ledger.database import Database
 from clockjack.settings import SettingsError, from_environment
 from consumers import builtin, isolation
@@ -26,7 +27,11 @@ def main() -> int:
         return 2
     telemetry.log_to_stdout(settings.log_level, "consumer")
     database = Database(settings.database_url, size=3)
-    registry = load(settings.handlers)
+    try:
+        registry = load(settings.handlers)
+    except Exception as error:
+        print(f"consumer: CLOCKJACK_HANDLERS={','.join(settings.handlers)}: {error!r}", file=sys.stderr)
+        return 2
     builtin.install(settings, database.clock.now_us)
     if settings.isolated:
         isolation.prepare(settings.handlers)
@@ -41,7 +46,11 @@ def main() -> int:
 
     worker = BatchWorker(settings, database, lambda: list(registry), call)
     telemetry.serve_metrics(settings.metrics_port)
-    clean = worker.work()
+    try:
+        clean = worker.work()
+    except server.Unfit as error:
+        print(f"consumer: {error}", file=sys.stderr)
+        return 2
     sys.stdout.flush()
     os._exit(0 if clean else 1)  # threads of handlers that did not stop must not keep the process
 

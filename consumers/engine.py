@@ -91,7 +91,11 @@ class Engine:
             self.wake.set()
 
     def beat(self) -> None:
-        """The leases of all runs in hand were extended, reckoned from before the statement was sent."""
+        """The leases of all runs in hand were extended, reckoned from the sending; the clock was read.
+
+        MySQL only: a Redis that hangs must not cost a lease.
+        """
+        self.database.now()
         jobs = [job for job in list(self.pool.jobs.values()) if job.state != "handed_back"]
         for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
             sent_s, held = boot_s(), [job.held for job in part]
@@ -106,7 +110,6 @@ class Engine:
                     telemetry.FENCED.labels("heartbeat").inc()
                     log.warning("lease lost", extra={"action": "lease_lost", "run_id": job.held.run_id})
                     self.pool.stop(job, "lost")
-        self.queues.keep(self.queue, self.name, [job.id for job in jobs], self.database.clock.now_us())
 
     @property
     def empty(self) -> bool:

@@ -27,6 +27,7 @@ from clockjack.queues import job_id
 
 log = logging.getLogger("clockjack.consumer")
 
+WITHIN_S = 0.2
 BEGIN_WITHIN_S = 1.0
 STOP_WITHIN_S = 5.0
 RESULT_BYTES = 16_384
@@ -103,13 +104,11 @@ class Pool:
 
     def room(self, most: int) -> int:
         """How many more runs can begin within 200 ms."""
-        free = self.size - self.busy()
-        ahead = int(self.size * 0.2 / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
-        return max(0, min(most, free + min(ahead, most)) - len(self._waiting))
-
-    def busy(self) -> int:
-        """Threads that execute a handler."""
-        return sum(job.state == "running" for job in list(self.jobs.values()))
+        now_s = boot_s()
+        running = [now_s - job.begun_s for job in list(self.jobs.values()) if job.state == "running"]
+        quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
+        ahead = int(quick * WITHIN_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
+        return max(0, min(most, self.size - len(running) + ahead) - len(self._waiting))
 
     def take_waiting(self, older_than_s: float) -> list[Job]:
         """Jobs that were started longer ago and have not begun: no thread will begin them any more."""

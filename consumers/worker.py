@@ -21,6 +21,7 @@ from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
 from clockjack import telemetry
+from clockjack.ledger import server
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
 from clockjack.settings import Settings
@@ -58,7 +59,7 @@ class BatchWorker(Worker):
         self._install_signal_handlers()
         self._wait_for_servers()
         self.bootstrap("WARNING")
-        for target in (self._ring, self._beat):
+        for target in (self._ring, self._beat, self._tell):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
         until = float("inf")
@@ -91,6 +92,7 @@ class BatchWorker(Worker):
         while not self._stop.is_set():
             try:
                 self.engine.database.now()
+                server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
                 self.connection.ping()
                 return
             except (Unavailable, RedisError) as error:
@@ -113,27 +115,32 @@ class BatchWorker(Worker):
                 time.sleep(0.25)
 
     def _beat(self) -> None:
-        """Every 2 s: leases, RQ's worker hash, and what this consumer serves."""
-        engine = self.engine
+        """The leases are extended every 2 s."""
         while True:
             begun = time.monotonic()
             try:
-                engine.beat()
+                self.engine.beat()
+                telemetry.ticked("heartbeat")
             except Unavailable as error:
                 log.warning("heartbeat failed: %s", error, extra={"action": "heartbeat"})
-            except RedisError:
-                pass
             except Exception:
                 log.exception("heartbeat failed", extra={"action": "heartbeat"})
+            time.sleep(max(0.1, BEAT_S - (time.monotonic() - begun)))
+
+    def _tell(self) -> None:
+        """Redis hears every 2 s what this consumer serves and has in hand, and RQ that it lives."""
+        engine = self.engine
+        while True:
             try:
+                in_hand = list(engine.pool.jobs)
+                engine.queues.keep(self.settings.queue, self.name, in_hand, engine.database.clock.now_us())
                 if not engine.stopping:
                     engine.queues.announce(self.name, self.settings.queue, self.handlers(), self.settings.concurrency)
                 self.heartbeat()
                 self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
-            except RedisError:
-                pass
-            telemetry.ticked("heartbeat")
-            time.sleep(max(0.1, BEAT_S - (time.monotonic() - begun)))
+            except (RedisError, Unavailable):
+                log.debug("Redis does not answer")
+            time.sleep(BEAT_S)
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)

@@ -21,7 +21,8 @@ def main() -> int:
         return 2
     telemetry.log_to_stdout(settings.log_level, "dispatcher")
     database = Database(settings.database_url, size=5)
-    dispatcher = Dispatcher(database, Queues(settings.redis_url), settings.retention_days)
+    maintenance = Database(settings.database_url, size=1, locks=False)  # its DDL may take longer than 5 s
+    dispatcher = Dispatcher(database, Queues(settings.redis_url), maintenance, settings.retention_days)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stopping.set())
     telemetry.serve_metrics(settings.metrics_port)

@@ -28,8 +28,11 @@ ERROR_PAUSE_S = 0.5
 class Dispatcher:
     """Any number of these work on the same tables at once; there is no leader."""
 
-    def __init__(self, database: Database, queues: Queues, retention_days: int = 30) -> None:
+    def __init__(
+        self, database: Database, queues: Queues, maintenance: Database | None = None, retention_days: int = 30
+    ) -> None:
         self.database, self.queues, self.retention_days = database, queues, retention_days
+        self.maintenance = maintenance or database
         self.ages: dict[str, float] = {}
         self.stopping = threading.Event()
         self._staged = threading.Event()
@@ -72,6 +75,7 @@ class Dispatcher:
 
     def measure_step(self) -> None:
         """The gauges say how it stands; partitions are ahead and old history gone."""
+        self.database.now()
         health = self.database.transaction(reports.health)
         telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
         telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
@@ -81,7 +85,7 @@ class Dispatcher:
             telemetry.SERVED.labels(queue["queue"]).set(queue["consumers"])
         if self._maintained_s is None or time.monotonic() - self._maintained_s > MAINTAIN_S:
             self._maintained_s = time.monotonic()
-            done = partitions.maintain(self.database, self.retention_days, self._cursor)
+            done = partitions.maintain(self.maintenance, self.retention_days, self._cursor)
             self._cursor = done.pop("cursor", self._cursor)
             if any(done.values()):
                 log.info("history kept in bounds", extra={"action": "retention", **done})
