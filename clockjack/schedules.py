@@ -219,7 +219,7 @@ def _parse_cron(cron: str) -> _Rule:
     """The rule that the expression stands for; it fires at least once in any 40 years."""
     fields = _split(cron)
     (seconds, _), (minutes, _), (hours, _), (days, _), (months, _), (weekdays, nth_weekdays) = (
-        _expand(cron, index, field) for index, field in enumerate(fields)
+        _expand(index, field) for index, field in enumerate(fields)
     )
     rule = _Rule(
         seconds=tuple(seconds),
@@ -253,7 +253,8 @@ def _split(cron: str) -> list[str]:
     return ["*" if field == "?" and index in (DAY, WEEKDAY) else field for index, field in enumerate(fields)]
 
 
-def _expand(cron: str, index: int, field: str) -> tuple[list[int], list[tuple[int, int]]]:
+@lru_cache(maxsize=4_096)
+def _expand(index: int, field: str) -> tuple[list[int], list[tuple[int, int]]]:
     """The values of one field and its (weekday, n-th in the month) pairs; the last day or n-th is 0."""
     place = (index - 1) % 6  # croniter has the seconds last
     low, high = croniter.RANGES[place]
@@ -263,7 +264,7 @@ def _expand(cron: str, index: int, field: str) -> tuple[list[int], list[tuple[in
         expanded, nth_weekdays = croniter.expand(" ".join(alone))
     except ValueError:
         forms = "*, 5, 1-5, */15, 1-30/5 or a list of these (a range that wraps around takes no step)"
-        message = f"cron {cron!r}: {field!r} is no {FIELDS[index]}; write {forms} with numbers from {low} to {high}"
+        message = f"in cron {field!r} is no {FIELDS[index]}; write {forms} with numbers from {low} to {high}"
         raise ScheduleError("cron", message) from None
     values = range(low, high + 1) if "*" in expanded[place] else expanded[place]
     pairs = [(weekday, nth) for weekday, all_nth in nth_weekdays.items() for nth in all_nth]
