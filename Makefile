@@ -37,7 +37,7 @@ test: setup-dev ## unit and integration tests on servers of their own
 	$(BIN)/pytest -q tests/unit tests/integration
 
 test-mysql: setup-dev ## the ledger and one end-to-end test on Oracle's MySQL, unpacked privately
-	CLOCKJACK_TEST_FLAVOUR=mysql $(BIN)/pytest -q -s -m mysql tests/integration
+	CLOCKJACK_TEST_FLAVOUR=mysql $(BIN)/pytest -q -m mysql tests/integration
 
 prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 	@exec $(BIN)/python -m tests.prove.foundation

@@ -1,7 +1,8 @@
 """Real servers for the tests: one private pair a session, emptied for each test.
 
 CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
-emptied!).
+emptied!). The last lines of the output name the server that it ran on, or say NOT RUN and why; CLOCKJACK_REQUIRE_MYSQL=1
+makes the latter an error.
 """
 
 import os
@@ -18,6 +19,7 @@ from clockjack.ledger.migrate import migrate
 from clockjack.queues import Queues
 from deploy import servers
 
+ran_on = {"database": "", "not_run": ""}
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
 
 
@@ -34,7 +36,13 @@ def database_server(server_directory: Path) -> Iterator[servers.Server | None]:
         yield None
         return
     flavour = os.environ.get("CLOCKJACK_TEST_FLAVOUR", "mariadb")
-    server = servers.database(server_directory / "database", flavour=flavour)
+    try:
+        server = servers.database(server_directory / "database", flavour=flavour)
+    except servers.ServerUnavailable as error:
+        ran_on["not_run"] = str(error)
+        if flavour != "mysql" or os.environ.get("CLOCKJACK_REQUIRE_MYSQL"):
+            raise
+        pytest.skip(f"MySQL cannot be had here: {error}")
     yield server
     server.kill()
 
@@ -50,7 +58,18 @@ def redis_server(server_directory: Path) -> Iterator[servers.Server]:
 def migrated_url(database_server: servers.Server | None) -> str:
     url = os.environ.get("CLOCKJACK_TEST_MYSQL_URL") or database_server.url
     migrate(url)
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        ran_on["database"] = str(connection.execute(sa.text("SELECT VERSION()")).scalar_one())
+    engine.dispose()
     return url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ran_on["database"]:
+        terminalreporter.write_line(f"SELECT VERSION(): {ran_on['database']}")
+    elif ran_on["not_run"]:
+        terminalreporter.write_line(f"NOT RUN: {ran_on['not_run']}")
 
 
 @pytest.fixture

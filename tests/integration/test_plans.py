@@ -38,7 +38,11 @@ def filled(database: Database) -> Database:
 
 
 def plan(database: Database, statement: str, **values: Any) -> dict[str, Any]:
-    return next(r for r in select(database, "EXPLAIN " + statement, **values) if r["table"] in ("tasks", "runs", "r"))
+    return next(
+        r
+        for r in select(database, "EXPLAIN FORMAT=TRADITIONAL " + statement, **values)
+        if r["table"] in ("tasks", "runs", "r")
+    )
 
 
 def keys(database: Database) -> dict[str, Any]:
