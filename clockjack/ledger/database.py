@@ -15,7 +15,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -23,18 +23,54 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError
 
+from clockjack.ledger.clock import Clock, Unavailable, from_us, to_us
+
+__all__ = [
+    "Clock",
+    "Connection",
+    "Database",
+    "Unavailable",
+    "UnknownCommit",
+    "changed",
+    "chunks",
+    "code",
+    "from_us",
+    "inserted",
+    "is_lost",
+    "rows",
+    "statement",
+    "to_us",
+]
 log = logging.getLogger("clockjack.ledger")
 T = TypeVar("T")
 
 AGAIN = {1213, 1205, 1020}
-LOST = {0, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+LOST = {
+    0,
+    1040,
+    1053,
+    1077,
+    1079,
+    1152,
+    1158,
+    1159,
+    1160,
+    1161,
+    1203,
+    1290,
+    1836,
+    1927,
+    2002,
+    2003,
+    2006,
+    2013,
+    2014,
+    2055,
+    4031,
+}
 DUPLICATE = 1062
 IDLE_PING_S, IDLE_DROP_S = 0.5, 2.0
 SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
-
-
-class Unavailable(Exception):
-    """The database cannot be reached or refuses work at the moment; nothing was changed."""
 
 
 class UnknownCommit(Exception):
@@ -54,61 +90,6 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, (TimeoutError, DisconnectionError, OSError))
 
 
-class Clock:
-    """The database's time, carried forward on the monotonic clock: at most behind the database, never ahead.
-
-    A reading is taken after its reply arrived, so it can only be old. The newest second's best reading counts.
-    """
-
-    JUMP_S = 0.5
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._epoch: datetime | None = None
-        self._taken = 0.0
-        self.jumps = 0
-
-    def observe(self, reading: datetime) -> datetime:
-        """`reading` (UTC_TIMESTAMP(6), just received) is taken into account; returns it."""
-        taken = self._monotonic()
-        epoch = reading - timedelta(seconds=taken)
-        if self._epoch is None or epoch > self._epoch or taken - self._taken > 1.0:
-            if self._epoch is not None and abs((epoch - self._epoch).total_seconds()) > self.JUMP_S:
-                self.jumps += 1
-                log.warning("the database's clock jumped", extra={"action": "clock_jump"})
-            self._epoch, self._taken = epoch, taken
-        return reading
-
-    @property
-    def known(self) -> bool:
-        """False until the first reading."""
-        return self._epoch is not None
-
-    def now(self) -> datetime:
-        """UTC, naive, as the columns hold it."""
-        if self._epoch is None:
-            raise Unavailable("the database's time is not known yet")
-        return self._epoch + timedelta(seconds=self._monotonic())
-
-    def now_us(self) -> int:
-        """Microseconds since 1970 in UTC."""
-        return to_us(self.now())
-
-
-EPOCH = datetime(1970, 1, 1)
-
-
-def to_us(moment: datetime) -> int:
-    """Microseconds since 1970 of a naive UTC datetime, exact."""
-    delta = moment - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def from_us(us: int) -> datetime:
-    """The naive UTC datetime of microseconds since 1970, exact."""
-    return EPOCH + timedelta(microseconds=us)
-
-
 class Database:
     """A pool of sessions with the rules above, and the clock that is read through them.
 
@@ -120,6 +101,7 @@ class Database:
         self.clock = Clock()
         self._engine = sa.create_engine(
             url,
+            hide_parameters=True,  # an error's text must not carry a payload into a log
             isolation_level="READ COMMITTED",
             pool_size=size,
             max_overflow=0,

@@ -1,8 +1,8 @@
 """Real servers for the tests: one private pair a session, emptied for each test.
 
 CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
-emptied!). The last lines of the output name the server that it ran on, or say NOT RUN and why; CLOCKJACK_REQUIRE_MYSQL=1
-makes the latter an error.
+emptied!). The last line of the output names the server that it ran on, or says NOT RUN and why, which is an error with
+CLOCKJACK_REQUIRE_MYSQL=1.
 """
 
 import os

@@ -47,8 +47,8 @@ def upgrade() -> None:
           CONSTRAINT tasks_handler CHECK (handler <> '' AND queue <> '' AND namespace <> ''),
           CONSTRAINT tasks_every CHECK (every_s IS NULL OR every_s BETWEEN 1 AND 31536000),
           CONSTRAINT tasks_times CHECK (
-            (run_at IS NULL OR run_at BETWEEN '2000-01-01' AND '2199-12-31')
-            AND (next_run_at IS NULL OR next_run_at BETWEEN '2000-01-01' AND '2199-12-31')
+            (run_at IS NULL OR (run_at >= '2000-01-01' AND run_at < '2200-01-01'))
+            AND (next_run_at IS NULL OR (next_run_at >= '2000-01-01' AND next_run_at < '2200-01-01'))
             AND (end_at IS NULL OR start_at IS NULL OR end_at >= start_at)),
           CONSTRAINT tasks_policy CHECK (
             timeout_s BETWEEN 1 AND 86400 AND max_failures BETWEEN 1 AND 1000

@@ -1,0 +1,80 @@
+"""`clockjack add`: a registration, checked exactly as one that comes by HTTP."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from clockjack import documents, registration
+from clockjack.cli import session, show
+from clockjack.cli.session import Failed, Json, Namespace
+from clockjack.ledger import acceptance
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def add(
+    handler: str,
+    payload: Annotated[str, typer.Option(help="JSON")] = "null",
+    at: Annotated[str | None, typer.Option(help="run_at, RFC 3339 with an offset")] = None,
+    in_: Annotated[str | None, typer.Option("--in", help="from now: 10, 10s, 5m, 2h, 1d")] = None,
+    cron: Annotated[str | None, typer.Option(help="5 fields, or 6 with the seconds first")] = None,
+    tz: Annotated[str, typer.Option("--tz", help="the cron's zone, such as Europe/Berlin")] = "UTC",
+    every: Annotated[int | None, typer.Option("--every", metavar="SECONDS", help="every_s")] = None,
+    key: Annotated[str | None, typer.Option(help="task_key: the same key changes the same task")] = None,
+    queue: str = "default",
+    name: str | None = None,
+    start_at: str | None = None,
+    end_at: str | None = None,
+    max_runs: int | None = None,
+    timeout: Annotated[int, typer.Option(metavar="SECONDS", help="timeout_s")] = 60,
+    max_failures: int = 5,
+    backoff: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_s")] = 2,
+    backoff_max: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_max_s")] = 3600,
+    namespace: Namespace = "default",
+    json: Json = False,
+) -> None:
+    """Register a task: once (--at, --in) or again and again (--cron, --every)."""
+    if at is not None and in_ is not None:
+        raise Failed("run_at: give either --at or --in", 2)
+    wait = None if in_ is None else _duration(in_)
+    try:
+        value = documents.strict_json(payload)
+    except ValueError as error:
+        raise Failed(f"payload: {error}", 2) from None
+    given = {
+        "handler": handler, "payload": value, "run_at": at, "cron": cron, "timezone": tz, "every_s": every,
+        "task_key": key, "queue": queue, "name": name, "start_at": start_at, "end_at": end_at, "max_runs": max_runs,
+        "timeout_s": timeout, "max_failures": max_failures, "backoff_s": backoff, "backoff_max_s": backoff_max,
+    }  # fmt: skip
+    with session.ledger() as database:
+        now = database.now()
+        if wait is not None:
+            given["run_at"] = documents.moment(now + wait)
+        values = registration.fields(registration.new_task(given), now)
+        warnings = session.warnings(values["queue"], values["handler"])
+        done = acceptance.register(
+            database,
+            namespace,
+            values,
+            actor=session.ACTOR,
+            write=lambda row: documents.compact(documents.task(row) | {"warnings": warnings}),
+        )
+    if registration.REDIS_AWAY not in warnings:
+        session.nudge("claim")
+    task = documents.strict_json(done.answer)
+    if json:
+        show.as_json(task)
+        return
+    verb = "registered" if done.status == 201 else "brought to these values"
+    print(f"task {task['id']} {verb}, next due {task['next_run_at'] or 'never'}")
+    for warning in warnings:
+        show.complain(f"warning: {warning}")
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", text, re.ASCII)
+    if not match:
+        raise Failed(f"--in: expected seconds or a duration such as 10s, 5m, 2h or 1d, not {text[:40]!r}", 2)
+    return timedelta(seconds=float(match[1]) * UNITS[match[2]])

@@ -1,0 +1,176 @@
+"""The Python client: registers tasks by HTTP, and survives a producer or a database that is away for a moment.
+
+Every registration carries an Idempotency-Key, so sending it again can never register it twice.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+
+from clockjack.settings import client_environment
+from clockjack.telemetry import wall_clock
+
+AGAIN = {429, 502, 503}
+PATIENCE_S = 30.0
+LONGEST_WAIT_S = 5.0
+
+
+class ClientError(Exception):
+    """The answer was a problem, or none came; `status` is 0 when nobody answered. `errors` names the wrong fields."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        self.status = status
+        self.code = str(problem.get("code", ""))
+        self.title = str(problem.get("title", ""))
+        self.detail = str(problem.get("detail", ""))
+        self.errors: list[dict[str, str]] = problem.get("errors") or []
+        super().__init__(f"{status} {self.code or self.title}: {self.detail}" if status else self.detail)
+
+
+class Client:
+    """A connection to Clockjack; safe to share between threads, closed by `close()` or at the end of `with`.
+
+    Without arguments it uses CLOCKJACK_URL and CLOCKJACK_API_KEY, or a `make up` that runs in this directory.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 10.0,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        known_url, known_key = client_environment() if url is None or api_key is None else (None, None)
+        url, api_key = url or known_url, api_key or known_key
+        if not url or not api_key:
+            raise ValueError("no url or api_key: give both, or set CLOCKJACK_URL and CLOCKJACK_API_KEY")
+        self._patience_s = patience_s
+        self._http = httpx2.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
+            timeout=timeout_s,
+            trust_env=False,  # no proxy or password file of the surroundings sees the key
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The connections are closed."""
+        self._http.close()
+
+    def schedule(
+        self,
+        handler: str,
+        payload: Any = None,
+        *,
+        run_at: datetime | None = None,
+        in_s: float | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """The task is registered, exactly once; returns it, with `warnings`.
+
+        When: one of `run_at` (an aware datetime), `in_s`, `cron` (with `timezone`) or `every_s`. `fields` are the
+        columns of a task: queue, name, task_key, start_at, end_at, max_runs, timeout_s, max_failures, backoff_s, …
+        """
+        if in_s is not None:
+            if run_at is not None:
+                raise ValueError("give either run_at or in_s")
+            run_at = datetime.fromtimestamp(wall_clock()(), UTC) + timedelta(seconds=in_s)
+        document = {"handler": handler, "payload": payload, "run_at": run_at, **fields}
+        for name in ("run_at", "start_at", "end_at"):
+            if isinstance(moment := document.get(name), datetime):
+                if moment.tzinfo is None:
+                    raise ValueError(f"{name}: a datetime without a zone; use datetime(…, tzinfo=…)")
+                document[name] = moment.isoformat()
+        document = {name: value for name, value in document.items() if value is not None or name == "payload"}
+        return self._once("/v1/tasks", idempotency_key, document)
+
+    def get(self, task_id: int) -> dict[str, Any]:
+        """The task."""
+        return self._ask("GET", f"/v1/tasks/{task_id}")
+
+    def list(self, **where: Any) -> Iterator[dict[str, Any]]:
+        """All tasks, the newest first, without payloads; `where`: state, handler, queue, task_key (a prefix)."""
+        return self._pages("/v1/tasks", where)
+
+    def pause(self, task_id: int) -> dict[str, Any]:
+        """The task starts nothing until it is resumed."""
+        return self._ask("POST", f"/v1/tasks/{task_id}/pause")
+
+    def resume(self, task_id: int) -> dict[str, Any]:
+        """The task is active again."""
+        return self._ask("POST", f"/v1/tasks/{task_id}/resume")
+
+    def cancel(self, task_id: int) -> dict[str, Any]:
+        """The task fires no more; its history stays."""
+        return self._ask("DELETE", f"/v1/tasks/{task_id}")
+
+    def run_now(self, task_id: int, *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """One more run of the task is due now; returns the run."""
+        return self._once(f"/v1/tasks/{task_id}/run", idempotency_key, None)
+
+    def runs(self, task_id: int) -> Iterator[dict[str, Any]]:
+        """The task's runs, the latest due first."""
+        return self._pages(f"/v1/tasks/{task_id}/runs", {})
+
+    def run(self, run_id: int) -> dict[str, Any]:
+        """The run, with its attempts that did not succeed."""
+        return self._ask("GET", f"/v1/runs/{run_id}")
+
+    def _once(self, path: str, key: str | None, document: Any) -> dict[str, Any]:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        return self._ask("POST", path, headers=headers, **({"json": document} if document is not None else {}))
+
+    def _pages(self, path: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        wanted = {"limit": 200, **{name: value for name, value in where.items() if value is not None}}
+        while True:
+            page = self._ask("GET", path, params=wanted)
+            yield from page["items"]
+            if not page["next_cursor"]:
+                return
+            wanted["cursor"] = page["next_cursor"]
+
+    def _ask(self, method: str, path: str, **parts: Any) -> dict[str, Any]:
+        """The JSON of a good answer. Every request here may be sent twice: the key, or its meaning, sees to that."""
+        give_up_s = time.monotonic() + self._patience_s
+        wait_s = 0.1
+        while True:
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            try:
+                response = self._http.request(method, path, **parts)
+            except httpx2.TransportError as error:
+                failed, pause_s = ClientError(0, {"detail": f"no answer: {error or type(error).__name__}"}), wait_s
+            else:
+                if response.is_success:
+                    return dict(response.json())
+                failed = ClientError(response.status_code, _problem(response))
+                if response.status_code not in AGAIN:
+                    raise failed
+                pause_s = max(wait_s, min(_seconds(response.headers.get("retry-after")), LONGEST_WAIT_S))
+            pause_s *= random.uniform(0.5, 1.0)
+            if time.monotonic() + pause_s > give_up_s:
+                raise failed
+            time.sleep(pause_s)
+
+
+def _problem(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"title": response.reason_phrase, "detail": response.text[:200]}
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text and text.isdecimal() else 0.0

@@ -1,0 +1,169 @@
+"""What a registration may say. Whatever passes here fits the columns and the CHECKs of the tables.
+
+Used by the HTTP API and the command line alike, so both refuse the same things in the same words.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from clockjack.documents import MAX_DEPTH, compact, depth
+from clockjack.schedules import Schedule, ScheduleError, next_after, validate
+
+MAX_PAYLOAD_BYTES = 65_536
+OLDEST = timedelta(days=365)
+FIRST, LAST = datetime.fromisoformat("2000-01-01"), datetime.fromisoformat("2199-12-31")
+REDIS_AWAY = "Redis cannot be reached at the moment: what is due starts within 10 seconds after it is back"
+KINDS = ("run_at", "cron", "every_s")
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class Refused(ValueError):
+    """The registration cannot be accepted; `errors` are pairs of a field and what is wrong with it."""
+
+    def __init__(self, errors: list[tuple[str, str]]) -> None:
+        # a schedule's own messages begin with the field already
+        super().__init__("; ".join(m if m.startswith(f"{f} ") else f"{f or 'body'}: {m}" for f, m in errors))
+        self.errors = errors
+
+
+def moment(value: object) -> datetime:
+    """An RFC 3339 text with an offset as naive UTC; a fraction beyond microseconds is rounded up: never early."""
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value  # read before
+    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError("expected RFC 3339 with an offset, such as 2030-01-31T08:30:00Z or 2030-01-31T08:30:00+01:00")
+    date, clock, fraction, offset = match.groups()
+    nanoseconds = int((fraction or "0").ljust(9, "0"))
+    try:
+        when = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").astimezone(UTC)
+        when += timedelta(microseconds=-(-nanoseconds // 1000))
+    except (ValueError, OverflowError):
+        raise ValueError("there is no such date and time") from None
+    if not FIRST <= when.replace(tzinfo=None) <= LAST:
+        raise ValueError("expected a moment in the years 2000 to 2199")
+    return when.replace(tzinfo=None)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():  # control characters, lone surrogates, invisible separators
+        raise ValueError("has characters that cannot be printed")
+    if text != text.strip():
+        raise ValueError("begins or ends with a space")  # the servers' comparison would ignore it
+    return text
+
+
+def _within_limits(value: Any) -> Any:
+    if depth(value) > MAX_DEPTH:
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
+    try:
+        size = len(compact(value).encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ValueError("has half of a surrogate pair (\\ud800 to \\udfff)") from None
+    except (TypeError, ValueError):
+        raise ValueError("is not JSON") from None
+    if size > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"has {size} bytes as JSON; at most {MAX_PAYLOAD_BYTES} are allowed")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(moment)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
+Words = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    BeforeValidator(lambda value: _printable(value) if isinstance(value, str) else value),
+]
+
+
+class NewTask(BaseModel):
+    """A registration as it is sent: fields are the columns' names, durations carry their unit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    handler: Name
+    queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=64)] = "default"
+    name: Words | None = None
+    task_key: Words | None = None
+    payload: Annotated[Any, BeforeValidator(_within_limits)] = None
+    run_at: Moment | None = None
+    cron: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    every_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
+    start_at: Moment | None = None
+    end_at: Moment | None = None
+    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
+    timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 60
+    max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
+    backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
+
+
+def new_task(document: Any) -> NewTask:
+    """`document` (read from JSON) as a registration; Refused names each field that cannot be used."""
+    if not isinstance(document, dict):
+        raise Refused([("", "expected a JSON object")])
+    try:
+        return NewTask.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=True, include_input=False)
+    raise Refused([(".".join(str(part) for part in e["loc"][:1])[:100], _words(e)) for e in found])
+
+
+def fields(new: NewTask, now: datetime) -> dict[str, Any]:
+    """The column values of `new`, whose schedule is sound and fires after `now` (naive UTC); else Refused."""
+    given = [kind for kind in KINDS if getattr(new, kind) is not None]
+    if len(given) != 1:
+        wrong = given[1:] or ["run_at"]
+        raise Refused([(field, "give exactly one of run_at, cron and every_s") for field in wrong])
+    if new.run_at is not None and new.run_at < now - OLDEST:
+        raise Refused([("run_at", "too old: it lies more than a year in the past")])
+    schedule = Schedule(
+        run_at=new.run_at,
+        cron=new.cron,
+        every_s=new.every_s,
+        timezone=new.timezone,
+        start_at=new.start_at,
+        end_at=new.end_at,
+        anchor=now,
+    )
+    try:
+        validate(schedule)
+        if new.run_at is None and next_after(schedule, now) is None:
+            field = "end_at" if new.end_at else given[0]
+            raise ScheduleError(field, "never fires: no occurrence is left")
+    except ScheduleError as error:
+        raise Refused([(error.field, str(error))]) from None
+    return {name: getattr(new, name) for name in NewTask.model_fields} | {"payload": compact(new.payload)}
+
+
+def unserved(served: Mapping[str, Collection[str]], queue: str, handler: str) -> list[str]:
+    """What somebody who registers a task for this queue and handler should know about the consumers."""
+    if queue not in served:
+        return [f"no consumer serves the queue {queue!r} at the moment: its runs wait until one does"]
+    if handler not in served[queue]:
+        return [f"no consumer of the queue {queue!r} knows the handler {handler!r} at the moment: runs would fail"]
+    return []
+
+
+def _words(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return "expected letters, digits and " + ("_ - ." if error["loc"][0] == "queue" else "_ - . : /")
+    known = {
+        "missing": "is required",
+        "extra_forbidden": "there is no such field",
+        "int_type": "expected a whole number",
+        "string_type": "expected a text",
+        "string_unicode": "has half of a surrogate pair (\\ud800 to \\udfff)",
+        "string_too_short": "must not be empty",
+    }
+    if kind in known:
+        return known[kind]
+    if kind == "value_error":
+        return str(context["error"])
+    return str(error["msg"]).replace("Input should be", "expected a number", 1)

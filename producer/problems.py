@@ -1,0 +1,166 @@
+"""Every error is an RFC 9457 problem: a stable `code`, words for people, and the fields that are wrong.
+
+Nothing of a statement, a payload or a secret is in an answer or in the log.
+"""
+
+import logging
+import traceback
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clockjack.documents import compact
+from clockjack.ledger.acceptance import KeyReused
+from clockjack.ledger.database import AGAIN, Unavailable, UnknownCommit, code
+from clockjack.ledger.tasks import StateConflict
+from clockjack.registration import Refused
+
+log = logging.getLogger("producer")
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+OVERLOADED = AGAIN | {1021, 1040, 1114, 1203}  # disk full, too many connections
+
+CODES = {
+    "unreadable-json": (400, "The body is not JSON", "Send one JSON object, encoded as UTF-8, each name once."),
+    "invalid-idempotency-key": (400, "The Idempotency-Key cannot be used", "Send 1 to 255 printable ASCII characters."),
+    "invalid-parameter": (400, "A query parameter cannot be used", "Correct the parameters listed under `errors`."),
+    "unauthorized": (401, "A valid API key is needed", "Send `Authorization: Bearer cj_…`; `clockjack keys create`."),
+    "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
+    "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
+    "state-conflict": (409, "The task's state does not allow this", "Read the task and decide anew."),
+    "too-large": (413, "The request is too large", "A body has at most 128 KiB, a payload at most 64 KiB."),
+    "invalid-fields": (422, "Some fields cannot be used", "Correct the fields listed under `errors`."),
+    "idempotency-key-reused": (422, "This Idempotency-Key was used for another request", "Use a new key a request."),
+    "internal-error": (500, "Something went wrong here", "Nothing was registered. The server's log has the reason."),
+    "unavailable": (503, "The database is not available at the moment", "Send the request again after Retry-After."),
+}
+
+
+class Problem(Exception):
+    """An answer that is not what was asked for; `kind` is one of CODES."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str | None = None,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(kind)
+        self.kind, self.detail, self.errors, self.headers = kind, detail, errors, headers or {}
+
+
+def answer(problem: Problem) -> Response:
+    """The problem as a response."""
+    status, title, advice = CODES[problem.kind]
+    headers = dict(problem.headers)
+    if status == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    if status == 401:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="clockjack"')
+    document: dict[str, Any] = {
+        "type": f"/problems/{problem.kind}",
+        "title": title,
+        "status": status,
+        "code": problem.kind,
+        "detail": problem.detail or advice,
+    }
+    if problem.errors:
+        document["errors"] = problem.errors
+    return Response(compact(document).encode("utf-8", "replace"), status, headers, MEDIA_TYPE)
+
+
+def as_problem(error: Exception) -> Problem | None:
+    """The problem that this exception stands for; None when it is a fault of ours."""
+    match error:
+        case Problem():
+            return error
+        case Refused():
+            found = [{"pointer": _pointer(field), "detail": message} for field, message in error.errors]
+            return Problem("invalid-fields", str(error), errors=found)
+        case KeyReused():
+            return Problem("idempotency-key-reused")
+        case StateConflict():
+            return Problem("state-conflict", str(error))
+        case Unavailable() | UnknownCommit():
+            return Problem("unavailable")
+        case RequestValidationError():
+            return _invalid_parameters(error)
+        case HTTPException():
+            kinds = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+            kind = kinds.get(error.status_code, "invalid-parameter" if error.status_code < 500 else "internal-error")
+            return Problem(kind, headers=dict(error.headers or {}))
+    return Problem("unavailable") if code(error) in OVERLOADED else None
+
+
+def install(app: FastAPI) -> None:
+    """Every error of `app` is answered as a problem."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        if isinstance(error, (Unavailable, UnknownCommit)):
+            request.app.state.watch.lost()
+        return answer(as_problem(error) or Problem("internal-error"))
+
+    for kind in (
+        Problem,
+        Refused,
+        KeyReused,
+        StateConflict,
+        Unavailable,
+        UnknownCommit,
+        RequestValidationError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(_LastResort)
+
+
+class _LastResort:
+    """What no handler knows is answered as a problem and logged by type and place: messages may hold a payload."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def observed(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            problem = as_problem(error)
+            if problem is None:
+                place = "".join(traceback.format_tb(error.__traceback__, limit=-6))
+                log.error(
+                    "request failed",
+                    extra={"action": "http_error", "kind": type(error).__name__, "code": code(error), "place": place},
+                )
+            if not started:
+                await answer(problem or Problem("internal-error"))(scope, receive, send)
+
+
+def _pointer(field: str) -> str:
+    """RFC 6901, as a URI fragment."""
+    return "#/" + field.replace("~", "~0").replace("/", "~1") if field else "#"
+
+
+def _invalid_parameters(error: RequestValidationError) -> Problem:
+    if any(e["loc"][0] == "path" for e in error.errors()):
+        return Problem("not-found")  # an id that cannot be one names nothing
+    found = [{"parameter": str(e["loc"][-1])[:100], "detail": str(e["msg"])} for e in error.errors()]
+    return Problem("invalid-parameter", "; ".join(f"{e['parameter']}: {e['detail']}" for e in found), errors=found)

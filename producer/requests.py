@@ -1,0 +1,125 @@
+"""What a request brings: who asks, the body, the Idempotency-Key. All of it bounded before it is looked at."""
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from clockjack.documents import strict_json
+from clockjack.ledger import acceptance, keys
+from clockjack.ledger.acceptance import Ticket
+from clockjack.ledger.database import Database
+from producer.problems import Problem
+
+MAX_BODY_BYTES = 131_072
+KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The namespace that a key opens, and the name under which its changes are recorded."""
+
+    namespace: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of a request, and the moment at which the last of them had come."""
+
+    raw: bytes
+    received_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the request was complete."""
+        return time.perf_counter() - self.received_s
+
+
+class Doorkeeper:
+    """Knows the keys that were verified in the last seconds, by their hash."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    async def caller(self, key: str) -> Caller | None:
+        """Who holds this key; None when nobody does."""
+        actor = f"key:{keys.prefix_of(key)}"
+        digest = keys.digest(key)
+        namespace, until = self._known.get(digest, ("", 0.0))
+        if time.monotonic() < until:
+            return Caller(namespace, actor)
+        found = await run_in_threadpool(acceptance.read, self._database, lambda c: keys.verify(c, key))
+        with self._lock:
+            if len(self._known) > 1000:
+                self._known.clear()
+            if found is None:
+                self._known.pop(digest, None)
+            else:
+                self._known[digest] = (found, time.monotonic() + KEY_TRUSTED_S)
+        return None if found is None else Caller(found, actor)
+
+
+async def caller(request: Request) -> Caller:
+    """Who asks, or the problem `unauthorized`."""
+    key = _presented(request)
+    if key is None or keys.prefix_of(key) is None:
+        raise Problem("unauthorized")
+    if request.app.state.watch.away:
+        raise Problem("unavailable")
+    if request.app.state.watch.unfit:
+        raise Problem("unavailable", "The database server is not fit for use: see the log, or run `clockjack doctor`.")
+    found = await request.app.state.doorkeeper.caller(key)
+    if found is None:
+        raise Problem("unauthorized", "This API key does not exist or is revoked.")
+    return found  # type: ignore[no-any-return]
+
+
+async def body(request: Request) -> Body:
+    """The body, at most 128 KiB, also when it comes without a length."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+        raise Problem("too-large", headers={"Connection": "close"})
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise Problem("too-large", headers={"Connection": "close"})
+        parts.append(part)
+    return Body(b"".join(parts))
+
+
+def document(raw: bytes) -> Any:
+    """The JSON value of a body, or the problem `unreadable-json`."""
+    try:
+        return strict_json(raw)
+    except ValueError as error:
+        raise Problem("unreadable-json", f"The body {error}") from None
+
+
+def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
+    """The request's Idempotency-Key with the hash of what it stands for; None when it has none."""
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    key = given[0]
+    if len(key) >= 2 and key[0] == key[-1] == '"':  # the draft's structured string; a bare one is taken too
+        key = key[1:-1]
+    usable = 1 <= len(key) <= 255 and key.isascii() and key.isprintable() and key == key.strip()
+    if len(given) > 1 or not usable:
+        raise Problem("invalid-idempotency-key")
+    what = hashlib.sha256(f"{request.method} {request.url.path}\n".encode() + raw)
+    return Ticket(caller.namespace, key, what.digest())
+
+
+def _presented(request: Request) -> str | None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return request.headers.get("x-api-key")

@@ -1,0 +1,207 @@
+"""The Python client against a producer in a process of its own, which is ended, killed and started again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+import clockjack
+from clockjack import Client, ClientError
+from clockjack.ledger import keys
+from clockjack.ledger.database import Database
+
+FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Producer:
+    """`python -m producer` on a port of its own."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = {**os.environ, **environment, "CLOCKJACK_HTTP_PORT": str(self.port)}
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "producer"], env=self._environment, stdout=subprocess.PIPE, text=True
+        )
+        line = json.loads(self.process.stdout.readline())
+        assert (line["action"], line["port"]) == ("listening", self.port)
+
+    def end(self, how: int) -> int:
+        self.process.send_signal(how)
+        self.process.stdout.close()
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def producer(database_url: str, redis_url: str) -> Iterator[Producer]:
+    producer = Producer({"CLOCKJACK_DATABASE_URL": database_url, "CLOCKJACK_REDIS_URL": redis_url})
+    producer.start()
+    yield producer
+    if producer.process.poll() is None:
+        producer.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def client(producer: Producer, database: Database) -> Iterator[Client]:
+    key = database.transaction(lambda c: keys.create(c, "default", "test"))
+    with Client(producer.url, key) as client:
+        yield client
+
+
+def count(database: Database) -> int:
+    return int(database.transaction(lambda c: c.execute(sa.text("SELECT COUNT(*) FROM tasks")).scalar_one()))
+
+
+def test_a_task_is_scheduled_and_controlled(client: Client) -> None:
+    task = client.schedule("mock", {"a": 1}, run_at=FUTURE.astimezone(), task_key="k", end_at=FUTURE + timedelta(1))
+    assert (task["run_at"], task["payload"]) == ("2030-01-01T00:00:00.000000Z", {"a": 1})
+    assert client.get(task["id"])["task_key"] == "k"
+    assert client.pause(task["id"])["state"] == "paused"
+    assert client.resume(task["id"])["state"] == "active"
+    run = client.run_now(task["id"])
+    assert client.run(run["id"])["task_id"] == task["id"]
+    assert [r["id"] for r in client.runs(task["id"])] == [run["id"]]
+    assert [t["id"] for t in client.list(task_key="k", state="active")] == [task["id"]]
+    assert client.cancel(task["id"])["state"] == "cancelled"
+    assert client.schedule("mock", cron="30 2 * * *", timezone="Europe/Berlin")["next_run_at"]
+
+
+def test_in_s_counts_from_now(client: Client) -> None:
+    due = datetime.fromisoformat(client.schedule("mock", in_s=90)["run_at"])
+    assert timedelta(seconds=80) < due - datetime.now(UTC) < timedelta(seconds=91)
+
+
+def test_a_problem_is_an_error_that_names_the_field(client: Client) -> None:
+    with pytest.raises(ClientError) as caught:
+        client.schedule("mock", cron="61 * * * *")
+    assert (caught.value.status, caught.value.code) == (422, "invalid-fields")
+    assert caught.value.errors[0]["pointer"] == "#/cron"
+    assert "61" in str(caught.value)
+    with pytest.raises(ClientError, match="404"):
+        client.get(1)
+    with pytest.raises(ValueError, match="run_at"):
+        client.schedule("mock", run_at=datetime(2030, 1, 1))
+
+
+def test_lists_go_over_their_pages(client: Client, database: Database) -> None:
+    database.transaction(
+        lambda c: c.execute(
+            sa.text("INSERT INTO tasks (handler, payload, every_s) VALUES (:h, :p, 60)"),
+            [{"h": "mock", "p": "null"} for _ in range(201)],
+        )
+    )
+    ids = [task["id"] for task in client.list()]
+    assert len(ids) == len(set(ids)) == 201
+    assert ids == sorted(ids, reverse=True)
+
+
+def test_one_idempotency_key_is_one_task(client: Client, database: Database) -> None:
+    first, again = (client.schedule("mock", every_s=60, idempotency_key="k") for _ in range(2))
+    assert first == again
+    assert count(database) == 1
+
+
+def test_a_registration_survives_the_death_of_the_producer(
+    client: Client, producer: Producer, database: Database
+) -> None:
+    client.schedule("mock", every_s=60)
+    assert producer.end(signal.SIGKILL) == -signal.SIGKILL
+    back = threading.Timer(1.0, producer.start)
+    back.start()
+    began = time.monotonic()
+    assert client.schedule("mock", every_s=60)["id"]
+    assert 1.0 <= time.monotonic() - began < 15
+    back.join()
+    assert count(database) == 2
+
+
+def test_patience_ends(client: Client, producer: Producer) -> None:
+    assert producer.end(signal.SIGKILL) == -signal.SIGKILL
+    with Client(producer.url, "cj_a_b", patience_s=0.5) as impatient, pytest.raises(ClientError) as caught:
+        impatient.schedule("mock", every_s=60)
+    assert caught.value.status == 0
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(
+    client: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lost = client._http.request, []
+
+    def request(*args: Any, **parts: Any) -> httpx2.Response:
+        response = real(*args, **parts)
+        if not lost:
+            lost.append(response)
+            raise httpx2.ReadError("cut")
+        return response
+
+    monkeypatch.setattr(client._http, "request", request)
+    assert client.schedule("mock", every_s=60) == lost[0].json()
+    assert count(database) == 1
+
+
+def test_sigterm_answers_what_was_asked_and_ends_well(client: Client, producer: Producer, database: Database) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        for _ in range(1000):
+            try:
+                answers.append(client.schedule("mock", every_s=60))
+            except ClientError:
+                return
+
+    client._patience_s = 0.0
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    assert producer.end(signal.SIGTERM) == 0
+    asking.join()
+    assert len(answers) > 10
+    assert count(database) == len(answers)
+
+
+def test_a_producer_without_tables_says_what_to_do(redis_url: str, database_url: str) -> None:
+    url = database_url.replace("/clockjack?", "/mysql?")
+    done = subprocess.run(
+        [sys.executable, "-m", "producer"],
+        env={**os.environ, "CLOCKJACK_DATABASE_URL": url, "CLOCKJACK_REDIS_URL": redis_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "clockjack migrate" in done.stderr
+
+
+def test_the_public_names_are_loaded_when_asked_for() -> None:
+    code = "import sys, clockjack; print('httpx2' in sys.modules, 'pydantic' in sys.modules); clockjack.Client"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+    assert callable(clockjack.handler)
+    with pytest.raises(AttributeError):
+        clockjack.nothing  # noqa: B018
+
+
+def test_an_answer_takes_milliseconds(client: Client) -> None:
+    """A listener on which Nagle's algorithm is left on takes 40 ms more for every one."""
+    took = []
+    for _ in range(30):
+        began = time.perf_counter()
+        client.schedule("mock", every_s=60)
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[10] < 0.03
