@@ -72,7 +72,7 @@ class Queues:
             args: list[Any] = [now_us, now, LONGEST_LIST]
             for run in ready[i : i + PUSH_AT_ONCE]:
                 due_us = to_us(run.due_at)
-                data = json.dumps([ENTRY, None, [run.run_id, due_us, run.attempt], {}])
+                data = json.dumps([ENTRY, None, [run.run_id, due_us, run.attempt], {}], separators=(",", ":"))
                 name = job_id(run.run_id, run.attempt)
                 args += [name, run.queue, due_us, data, f"run {run.run_id} attempt {run.attempt}"]
             written += int(self._push(args=args)[0])

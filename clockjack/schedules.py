@@ -264,7 +264,7 @@ def _expand(index: int, field: str) -> tuple[list[int], list[tuple[int, int]]]:
         expanded, nth_weekdays = croniter.expand(" ".join(alone))
     except ValueError:
         forms = "*, 5, 1-5, */15, 1-30/5 or a list of these (a range that wraps around takes no step)"
-        message = f"in cron {field!r} is no {FIELDS[index]}; write {forms} with numbers from {low} to {high}"
+        message = f"{field!r} is no {FIELDS[index]} of a cron; write {forms} with numbers from {low} to {high}"
         raise ScheduleError("cron", message) from None
     values = range(low, high + 1) if "*" in expanded[place] else expanded[place]
     pairs = [(weekday, nth) for weekday, all_nth in nth_weekdays.items() for nth in all_nth]

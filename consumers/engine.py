@@ -13,11 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy.engine import Connection
-
 from clockjack import telemetry
 from clockjack.ledger import runs
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, is_lost, to_us
+from clockjack.ledger.database import Connection, Database, Unavailable, UnknownCommit, chunks, is_lost, to_us
 from clockjack.ledger.finish import Finished, Outcome, finish
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
@@ -42,10 +40,10 @@ class Engine:
         self.pool = Pool(size, call, database.clock, self.wake)
         self.stopping = False
         self.stuck = False
-        self.suspended = False
         self._done: list[str] = []
         self._retry: Ended = []
         self._redis_off_until = 0.0
+        self._suspended_until = 0.0
         self._mysql_off_until = 0.0
         self._full_until_us = 0
 
@@ -124,7 +122,7 @@ class Engine:
 
     def _pop(self) -> list[Popped]:
         most = 0
-        if not (self.stopping or self.suspended) and self.bell.is_set():
+        if not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until:
             most = self.pool.room(BATCH)
             if not most:
                 self._full_until_us = self.database.clock.now_us()
@@ -133,14 +131,16 @@ class Engine:
         done, self._done = self._done, []
         now_us = self.database.clock.now_us()
         try:
-            popped, self.suspended = self.queues.step(self.queue, self.name, now_us, most, done)
+            popped, suspended = self.queues.step(self.queue, self.name, now_us, most, done)
         except RedisError as error:
             self._done = done
             self._redis_off_until = time.monotonic() + PAUSE_S
             telemetry.ERRORS.labels("pop", "redis").inc()
             log.warning("Redis does not answer: %s", type(error).__name__, extra={"action": "redis_away"})
             return []
-        if len(popped) < most:
+        if suspended:  # by `rq suspend`; asked again until `rq resume`
+            self._suspended_until = time.monotonic() + PAUSE_S
+        elif len(popped) < most:
             self.bell.clear()
         if self.pool.room(BATCH) <= len(popped):
             self._full_until_us = now_us

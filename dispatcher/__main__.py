@@ -1,5 +1,7 @@
 """`python -m dispatcher`: one dispatcher process; start two or more, on different machines."""
 
+import contextlib
+import logging
 import signal
 import sys
 import time
@@ -7,9 +9,11 @@ import time
 from clockjack import telemetry
 from clockjack.ledger import server
 from clockjack.ledger.database import Database, Unavailable
-from clockjack.queues import Queues
+from clockjack.queues import Queues, RedisError
 from clockjack.settings import SettingsError, from_environment
 from dispatcher.loops import Dispatcher
+
+log = logging.getLogger("clockjack.dispatcher")
 
 
 def main() -> int:
@@ -29,13 +33,17 @@ def main() -> int:
     while not dispatcher.stopping.is_set():
         try:
             database.now()
-            server.require(database, unsafe_server=settings.unsafe_server)
+            for warning in server.require(database, unsafe_server=settings.unsafe_server):
+                log.warning(warning, extra={"action": "server"})
             break
         except Unavailable:
             time.sleep(0.5)
         except server.Unfit as error:
             print(f"dispatcher: {error}", file=sys.stderr)
             return 2
+    with contextlib.suppress(RedisError):
+        for warning in dispatcher.queues.check():
+            log.warning(warning, extra={"action": "redis"})
     dispatcher.run()
     return 0
 

@@ -227,14 +227,19 @@ def _move_on(connection: Connection, steps: list[Step]) -> None:
 def _see(connection: Connection, steps: list[Step]) -> None:
     """Tasks that came by plain SQL (version 0) are in the audit trail from the first time they are seen."""
     new = sorted(step.task["id"] for step in steps if step.task["version"] == 0)
-    events: list[tuple[Any, ...]] = [(i, "sql", "registered", 1, None) for i in new]
-    events += [(s.task["id"], "dispatcher", "invalid", s.task["version"] + 1, s.invalid) for s in steps if s.invalid]
+    events: list[tuple[Any, ...]] = []
+    for step in steps:
+        task_id, version = step.task["id"], step.task["version"]
+        if version == 0:
+            events.append((task_id, "sql", "registered", 1, step.task["schedule_version"], None))
+        if step.invalid:
+            events.append((task_id, "dispatcher", "invalid", version + 1, step.task["schedule_version"], step.invalid))
     if new:
         changed(connection, "UPDATE tasks SET version = 1 WHERE id IN :ids AND version = 0", ids=new)
     if events:
         connection.exec_driver_sql(
             "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "
-            + ", ".join(["(%s, %s, %s, %s, 1, %s)"] * len(events)),
+            + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(events)),
             tuple(value for one in events for value in one),
         )
 

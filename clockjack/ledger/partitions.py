@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger.database import Database, changed, code, rows
 
@@ -38,6 +39,7 @@ def maintain(database: Database, retention_days: int, cursor: int = 0) -> dict[s
     """
 
     def body(connection: Connection) -> dict[str, int]:
+        connection.execute(sa.text("SET SESSION lock_wait_timeout = 1"))  # what waits for it delays every start
         if connection.execute(sa.text("SELECT GET_LOCK(:l, 0)"), {"l": LOCK}).scalar_one() != 1:
             return {}
         try:
@@ -46,7 +48,12 @@ def maintain(database: Database, retention_days: int, cursor: int = 0) -> dict[s
         finally:
             connection.execute(sa.text("SELECT RELEASE_LOCK(:l)"), {"l": LOCK})
 
-    return database.transaction(body)
+    try:
+        return database.transaction(body, attempts=1)
+    except DBAPIError as error:
+        if code(error) != 1205:
+            raise
+        return {}  # the tables are busy: another time
 
 
 def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor: int) -> dict[str, int]:
@@ -58,12 +65,7 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         done["made"] = len(missing)
     for name in names:
         if datetime.strptime(name, "p%Y%m%d") <= keep_from and _over(connection, name, keep_from):
-            try:
-                connection.execute(sa.text(f"ALTER TABLE runs DROP PARTITION {name}"))
-            except Exception as error:
-                if code(error) != 1205:  # the table is busy: another time
-                    raise
-                break
+            connection.execute(sa.text(f"ALTER TABLE runs DROP PARTITION {name}"))
             done["dropped"] += 1
     oldest = connection.execute(sa.text("SELECT MIN(id) FROM runs")).scalar()
     if oldest:

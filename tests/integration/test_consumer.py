@@ -257,3 +257,18 @@ def test_an_isolated_handler_can_be_killed_and_its_crash_survived(
     assert "ended with code -9" in crashed["error"]
     assert slow["reason"] == "timeout"
     bench.engine.pool.close()
+
+
+def test_rq_suspend_and_resume(bench: Bench, queues: Queues) -> None:
+    one = bench.due()
+    queues.redis.set("rq:suspended", 1)
+    for _ in range(5):
+        bench.engine.bell.set()
+        bench.engine.step()
+    assert bench.state(one) == "ready"
+    queues.redis.delete("rq:suspended")
+    give_up = time.monotonic() + 5
+    while bench.state(one) != "succeeded":  # the bell rang once; nobody rings it again
+        assert time.monotonic() < give_up
+        bench.engine.step()
+        bench.engine.wake.wait(0.05)
