@@ -86,12 +86,15 @@ class Queues:
         soonest, *moved = self._release(args=[now_us, RELEASE_AT_ONCE, LONGEST_LIST, *names])
         return [int(float(due)) for due in moved], int(soonest) if int(soonest) >= 0 else None
 
-    def step(self, queue: str, worker: str, now_us: int, most: int, done: Sequence[str]) -> tuple[list[Popped], bool]:
-        """`done` jobs are acknowledged and up to `most` popped: (the popped, whether RQ is suspended).
+    def step(
+        self, queue: str, worker: str, now_us: int, room: tuple[int, int, int], done: Sequence[str]
+    ) -> tuple[list[Popped], bool]:
+        """`done` jobs are acknowledged and some popped: (the popped, whether RQ is suspended).
 
+        `room`: the most to pop; how many could begin at once; the consumers that share what is there beyond that.
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
-        suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), most, *done])
+        suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
         pairs = zip(values[::2], values[1::2], strict=True)
         return [p for p in (_popped(data, pushed) for data, pushed in pairs) if p is not None], bool(suspended)
 

@@ -38,6 +38,7 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.peers = 1
         self.stopping = False
         self.stuck = False
         self._done: list[str] = []
@@ -91,10 +92,11 @@ class Engine:
     def beat(self) -> None:
         """The leases of all runs in hand were extended, reckoned from the sending; the clock was read.
 
-        MySQL only: a Redis that hangs must not cost a lease.
+        MySQL only: a Redis that hangs must not cost a lease. What has not begun keeps its first lease of 6 s, so that
+        it is soon found if this process dies.
         """
         self.database.now()
-        jobs = [job for job in list(self.pool.jobs.values()) if job.state != "handed_back"]
+        jobs = [job for job in list(self.pool.jobs.values()) if job.state in ("running", "over")]
         for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
             sent_s, held = boot_s(), [job.held for job in part]
             try:
@@ -131,7 +133,8 @@ class Engine:
         done, self._done = self._done, []
         now_us = self.database.clock.now_us()
         try:
-            popped, suspended = self.queues.step(self.queue, self.name, now_us, most, done)
+            room = (most, self.pool.free(), self.peers)
+            popped, suspended = self.queues.step(self.queue, self.name, now_us, room, done)
         except RedisError as error:
             self._done = done
             self._redis_off_until = time.monotonic() + PAUSE_S

@@ -102,6 +102,11 @@ class Pool:
             self._waiting.extend(jobs)
             self._ready.notify(len(jobs))
 
+    def free(self) -> int:
+        """How many more runs could begin at once."""
+        running = sum(job.state == "running" for job in list(self.jobs.values()))
+        return max(0, self.size - running - len(self._waiting))
+
     def room(self, most: int) -> int:
         """How many more runs can begin within 200 ms."""
         now_s = boot_s()

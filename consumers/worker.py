@@ -136,6 +136,8 @@ class BatchWorker(Worker):
                 engine.queues.keep(self.settings.queue, self.name, in_hand, engine.database.clock.now_us())
                 if not engine.stopping:
                     engine.queues.announce(self.name, self.settings.queue, self.handlers(), self.settings.concurrency)
+                live = engine.queues.consumers().values()
+                engine.peers = max(1, sum(c["queue"] == self.settings.queue for c in live))
                 self.heartbeat()
                 self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
             except (RedisError, Unavailable):

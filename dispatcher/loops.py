@@ -19,7 +19,7 @@ from clockjack.queues import Queues, RedisError, connect
 
 log = logging.getLogger("clockjack.dispatcher")
 
-POLL_S = 0.25
+POLL_S = 0.2
 LOOK_S = 1.0
 MAINTAIN_S = 600.0
 ERROR_PAUSE_S = 0.5

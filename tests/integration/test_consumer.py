@@ -272,3 +272,17 @@ def test_rq_suspend_and_resume(bench: Bench, queues: Queues) -> None:
         assert time.monotonic() < give_up
         bench.engine.step()
         bench.engine.wake.wait(0.05)
+
+
+def test_what_has_not_begun_keeps_its_short_lease(database: Database, queues: Queues) -> None:
+    bench = Bench(database, queues, size=1)
+    begun, release = threading.Event(), threading.Event()
+    bench.handle = lambda run: begun.set() or (release.wait(10) and None)
+    bench.engine.pool.ewma_s = 0.001
+    ids = [bench.due() for _ in range(2)]
+    bench.until(begun.is_set)
+    bench.engine.beat()
+    left = sorted((run_of(database, i)["wake_at"] - database.now()).total_seconds() for i in ids)
+    assert left[0] <= 6 < 15 < left[1]
+    release.set()
+    bench.until(lambda: bench.engine.empty)
