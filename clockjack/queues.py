@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us, to_us
 from clockjack.ledger.runs import Popped
 

@@ -25,6 +25,7 @@ log = logging.getLogger("clockjack.consumer")
 
 BATCH = 200
 PAUSE_S = 0.5
+STALLED_S = 10.0  # a step waits for MySQL or Redis a few seconds at the most
 T = TypeVar("T")
 Ended = list[tuple[Job, Outcome]]
 
@@ -45,6 +46,7 @@ class Engine:
         self._retry: Ended = []
         self._redis_off_until = 0.0
         self._suspended_until = 0.0
+        self._stepped_s = time.monotonic()
         self._mysql_off_until = 0.0
         self._full_until_us = 0
 
@@ -76,6 +78,7 @@ class Engine:
 
     def tick(self) -> None:
         """Timeouts and lost leases were acted on, and what waited too long to begin was handed back."""
+        self._stepped_s = time.monotonic()
         stuck = self.pool.watch()
         if stuck and not self.stuck:
             self.stuck = self.stopping = True
@@ -96,6 +99,9 @@ class Engine:
         it is soon found if this process dies.
         """
         self.database.now()
+        if time.monotonic() - self._stepped_s > STALLED_S:
+            log.error("the loop stands still: its leases end", extra={"action": "stalled"})
+            return
         jobs = [job for job in list(self.pool.jobs.values()) if job.state in ("running", "over")]
         for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
             sent_s, held = boot_s(), [job.held for job in part]

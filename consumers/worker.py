@@ -50,7 +50,6 @@ class BatchWorker(Worker):
         )
         self.settings, self.handlers = settings, handlers
         self.engine = Engine(database, Queues(settings.redis_url), settings.queue, name, settings.concurrency, call)
-        self._stop = threading.Event()
         self._bell_wanted = threading.Event()
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
@@ -65,8 +64,7 @@ class BatchWorker(Worker):
         until = float("inf")
         try:
             while time.monotonic() < until:
-                if (self._stop.is_set() or engine.stuck) and until == float("inf"):
-                    engine.stopping = True
+                if engine.stopping and until == float("inf"):
                     until = time.monotonic() + self.settings.grace_s
                     with contextlib.suppress(RedisError):
                         engine.queues.withdraw(self.name)
@@ -89,7 +87,7 @@ class BatchWorker(Worker):
 
     def _wait_for_servers(self) -> None:
         told = False
-        while not self._stop.is_set():
+        while not self.engine.stopping:
             try:
                 self.engine.database.now()
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
@@ -99,7 +97,7 @@ class BatchWorker(Worker):
                 if not told:
                     log.warning("waiting for the servers: %s", error, extra={"action": "wait"})
                 told = True
-                self._stop.wait(0.5)
+                time.sleep(0.5)
 
     def _ring(self) -> None:
         """The bell is set while the queue holds something: a rotation of a list onto itself blocks until it does."""
@@ -140,8 +138,10 @@ class BatchWorker(Worker):
                 engine.peers = max(1, sum(c["queue"] == self.settings.queue for c in live))
                 self.heartbeat()
                 self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
-            except (RedisError, Unavailable):
+            except RedisError:
                 log.debug("Redis does not answer")
+            except Exception:
+                log.exception("announcing failed", extra={"action": "announce"})
             time.sleep(BEAT_S)
 
     def _install_signal_handlers(self) -> None:
@@ -149,10 +149,12 @@ class BatchWorker(Worker):
         signal.signal(signal.SIGTERM, self.request_stop)
 
     def request_stop(self, signum: Any = None, frame: Any = None) -> None:
-        """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period."""
-        self._stop.set()
+        """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period.
+
+        A signal handler may touch no lock: the main thread, which it interrupts, may hold it. So it sets a flag, and
+        the loop sees it within 0.25 s.
+        """
         self.engine.stopping = True
-        self.engine.wake.set()
 
     def handle_payload(self, message: Any) -> None:
         """RQ's commands: `shutdown` stops like SIGTERM, `stop-job` ends that handler; others are ignored."""

@@ -28,9 +28,9 @@ def main() -> int:
     maintenance = Database(settings.database_url, size=1, locks=False)  # its DDL may take longer than 5 s
     dispatcher = Dispatcher(database, Queues(settings.redis_url), maintenance, settings.retention_days)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: dispatcher.stopping.set())
+        signal.signal(number, lambda *_: setattr(dispatcher, "stop", True))
     telemetry.serve_metrics(settings.metrics_port)
-    while not dispatcher.stopping.is_set():
+    while not dispatcher.stop:
         try:
             database.now()
             for warning in server.require(database, unsafe_server=settings.unsafe_server):

@@ -13,7 +13,7 @@ from typing import Any
 
 from clockjack import telemetry
 from clockjack.ledger import claim, partitions, reports, wake
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
 
@@ -34,9 +34,11 @@ class Dispatcher:
         self.database, self.queues, self.retention_days = database, queues, retention_days
         self.maintenance = maintenance or database
         self.ages: dict[str, float] = {}
+        self.stop = False
         self.stopping = threading.Event()
         self._staged = threading.Event()
         self._look = threading.Event()
+        self._avoid: dict[int, float] = {}
         self._names: set[str] = set()
         self._epoch: str | None = None
         self._maintained_s: float | None = None
@@ -45,7 +47,7 @@ class Dispatcher:
     def claim_step(self) -> bool:
         """One batch was claimed and staged; True when more may be waiting."""
         begun = time.monotonic()
-        done = claim.claim(self.database, self.ages)
+        done = claim.claim(self.database, self.ages, avoid=self._avoid)
         if done.tasks:
             telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
             telemetry.CLAIMED.inc(len(done.ready))
@@ -121,12 +123,14 @@ class Dispatcher:
         self._epoch = epoch
 
     def run(self) -> None:
-        """Work until `stopping` is set."""
+        """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
         loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop, self._measure_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
-        self.stopping.wait()
+        while not self.stop:
+            time.sleep(POLL_S)
+        self.stopping.set()
         self._staged.set()
         self._look.set()
         for thread in threads:

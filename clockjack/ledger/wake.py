@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger.claim import LOOK_AGAIN, Ready
+from clockjack.ledger.advance import LOOK_AGAIN, Ready
 from clockjack.ledger.database import Database, UnknownCommit, changed, rows
 
 BATCH = 500

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from clockjack.ledger.claim import LOOKAHEAD
+from clockjack.ledger.advance import LOOKAHEAD
 from clockjack.ledger.database import Database, UnknownCommit, rows, to_us
 from clockjack.queues import Queues, job_id
 from deploy.demo.effects import Effects

@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger import claim, tasks
-from clockjack.ledger.database import Database
+from clockjack.ledger.database import Database, rows
 from tests.integration.life import claim_all, finish, held, insert, run_of, select, sql, start, task
 
 pytestmark = pytest.mark.mysql
@@ -200,3 +201,26 @@ def test_cancelled_by_sql_fires_no_more(database: Database) -> None:
     sql(database, "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(6) WHERE id = :i", i=one)
     assert claim_all(database) == []
     assert task(database, one)["next_run_at"] is None
+
+
+def test_a_lock_that_somebody_holds_on_a_run_parks_nobody(database: Database, database_url: str) -> None:
+    one = insert(database, 1)
+    claim_all(database)
+    run = run_of(database, one)
+    sql(database, "UPDATE tasks SET next_run_at = run_at WHERE id = :i", i=one)
+    neighbours = [insert(database, 1) for _ in range(3)]
+    avoid: dict[int, float] = {}
+    holder = Database(database_url, size=1, locks=False)
+
+    def hold(connection: Connection) -> None:
+        rows(connection, "SELECT id FROM runs WHERE id = :i FOR UPDATE", i=run["id"])
+        assert len(claim.claim(database, {}, avoid=avoid).ready) == 3
+        assert claim.claim(database, {}, avoid=avoid).tasks == 0  # put off, not tried again at once
+
+    holder.transaction(hold)
+    assert list(avoid) == [one]
+    assert all(run_of(database, i)["state"] == "ready" for i in neighbours)
+    assert task(database, one)["state"] == "active"
+    avoid[one] = 0.0
+    claim.claim(database, {}, avoid=avoid)
+    assert (avoid, task(database, one)["next_run_at"]) == ({}, None)

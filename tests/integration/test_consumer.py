@@ -286,3 +286,19 @@ def test_what_has_not_begun_keeps_its_short_lease(database: Database, queues: Qu
     assert left[0] <= 6 < 15 < left[1]
     release.set()
     bench.until(lambda: bench.engine.empty)
+
+
+def test_a_loop_that_stands_still_loses_its_leases(bench: Bench) -> None:
+    release = threading.Event()
+    bench.handle = lambda run: release.wait(20) and None
+    one = bench.due()
+    bench.until(lambda: bench.state(one) == "running")
+    before = run_of(bench.database, one)["wake_at"]
+    bench.engine._stepped_s -= 60
+    bench.engine.beat()
+    assert run_of(bench.database, one)["wake_at"] == before
+    bench.engine.tick()
+    bench.engine.beat()
+    assert run_of(bench.database, one)["wake_at"] > before
+    release.set()
+    bench.until(lambda: bench.engine.empty)

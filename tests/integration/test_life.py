@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger import finish as finishing
 from clockjack.ledger import runs, wake
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, rows
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import Popped

@@ -10,7 +10,7 @@ import pytest
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us
 from clockjack.queues import LONGEST_LIST, Queues, job_id
 
