@@ -59,9 +59,9 @@ class Queues:
         self.url = url
         self.redis = connect(url)
         lua = files("clockjack") / "lua"
-        self._push, self._release, self._step, self._give_back = (
+        self._push, self._release, self._step, self._give_back, self._forget = (
             self.redis.register_script((lua / f"{name}.lua").read_text())
-            for name in ("push", "release", "step", "give_back")
+            for name in ("push", "release", "step", "give_back", "forget")
         )
 
     def push(self, ready: Sequence[Ready], now_us: int) -> int:
@@ -153,6 +153,10 @@ class Queues:
     def names(self) -> list[str]:
         """The queues that hold or held something."""
         return sorted(_text(key).removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues"))
+
+    def forget(self, queue: str) -> bool:
+        """The queue is no longer listed, if it holds nothing; returns whether it was. A push lists it again."""
+        return bool(self._forget(args=[queue]))
 
     def ages(self, now_us: int) -> dict[str, float]:
         """How long (s) the oldest due run of each queue has waited for a consumer; 0 where none waits."""

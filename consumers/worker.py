@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from redis.exceptions import ResponseError
 from rq.command import parse_payload
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
@@ -22,7 +23,7 @@ from rq.worker.base import WorkerStatus
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError, connect
 from clockjack.settings import Settings
 from consumers.engine import Engine
@@ -57,8 +58,11 @@ class BatchWorker(Worker):
         engine = self.engine
         self._install_signal_handlers()
         self._wait_for_servers()
-        self.bootstrap("WARNING")
-        for target in (self._ring, self._beat, self._tell):
+        try:
+            self.bootstrap("WARNING")
+        except RedisError as error:  # a full Redis refuses it; the work does not need it
+            log.warning("RQ's tools do not see this worker: %s", error, extra={"action": "bootstrap"})
+        for target in (self._ring, self._beat, self._tell, self._watch):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
         until = float("inf")
@@ -69,7 +73,7 @@ class BatchWorker(Worker):
                     with contextlib.suppress(RedisError):
                         engine.queues.withdraw(self.name)
                 engine.tick()
-                worked = engine.step()
+                worked = self._step()
                 if engine.stopping and (engine.empty or self._only_stuck()):
                     break
                 telemetry.ticked("consumer")
@@ -82,6 +86,14 @@ class BatchWorker(Worker):
             self.teardown()
         return engine.empty
 
+    def _step(self) -> bool:
+        try:
+            return self.engine.step()
+        except Exception:
+            log.exception("a step failed", extra={"action": "step_failed"})
+            time.sleep(TICK_S)
+            return False
+
     def _only_stuck(self) -> bool:
         return self.engine.stuck and all(job.state == "over" for job in list(self.engine.pool.jobs.values()))
 
@@ -93,7 +105,7 @@ class BatchWorker(Worker):
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
                 self.connection.ping()
                 return
-            except (Unavailable, RedisError) as error:
+            except (Unavailable, UnknownCommit, RedisError) as error:
                 if not told:
                     log.warning("waiting for the servers: %s", error, extra={"action": "wait"})
                 told = True
@@ -105,7 +117,13 @@ class BatchWorker(Worker):
         while True:
             self._bell_wanted.wait()
             try:
-                if redis.blmove(key, key, timeout=PEEK_S, src="LEFT", dest="LEFT"):  # type: ignore[arg-type]
+                something: object
+                try:
+                    something = redis.blmove(key, key, timeout=PEEK_S, src="LEFT", dest="LEFT")  # type: ignore[arg-type]
+                except ResponseError:  # a full Redis refuses the rotation, but not the pop
+                    time.sleep(0.1)
+                    something = redis.llen(key)
+                if something:
                     self._bell_wanted.clear()
                     self.engine.bell.set()
                     self.engine.wake.set()
@@ -124,6 +142,12 @@ class BatchWorker(Worker):
             except Exception:
                 log.exception("heartbeat failed", extra={"action": "heartbeat"})
             time.sleep(max(0.1, BEAT_S - (time.monotonic() - begun)))
+
+    def _watch(self) -> None:
+        """Timeouts and ends of leases are acted on, whatever the loop waits for."""
+        while True:
+            self.engine.watch()
+            time.sleep(TICK_S)
 
     def _tell(self) -> None:
         """Redis hears every 2 s what this consumer serves and has in hand, and RQ that it lives."""

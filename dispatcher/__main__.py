@@ -8,7 +8,7 @@ import time
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import SettingsError, from_environment
 from dispatcher.loops import Dispatcher
@@ -36,7 +36,7 @@ def main() -> int:
             for warning in server.require(database, unsafe_server=settings.unsafe_server):
                 log.warning(warning, extra={"action": "server"})
             break
-        except Unavailable:
+        except (Unavailable, UnknownCommit):
             time.sleep(0.5)
         except server.Unfit as error:
             print(f"dispatcher: {error}", file=sys.stderr)

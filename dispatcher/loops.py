@@ -21,7 +21,8 @@ log = logging.getLogger("clockjack.dispatcher")
 
 POLL_S = 0.2
 LOOK_S = 1.0
-MAINTAIN_S = 600.0
+MAINTAIN_S, MAINTAIN_SOON_S = 600.0, 1.0
+SHOWN_QUEUES = 100
 ERROR_PAUSE_S = 0.5
 
 
@@ -38,16 +39,16 @@ class Dispatcher:
         self.stopping = threading.Event()
         self._staged = threading.Event()
         self._look = threading.Event()
-        self._avoid: dict[int, float] = {}
+        self._memory = claim.Memory()
         self._names: set[str] = set()
         self._epoch: str | None = None
-        self._maintained_s: float | None = None
+        self._peaks: dict[str, float] = {}
         self._cursor = 0
 
     def claim_step(self) -> bool:
         """One batch was claimed and staged; True when more may be waiting."""
         begun = time.monotonic()
-        done = claim.claim(self.database, self.ages, avoid=self._avoid)
+        done = claim.claim(self.database, self.ages, memory=self._memory)
         if done.tasks:
             telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
             telemetry.CLAIMED.inc(len(done.ready))
@@ -81,16 +82,24 @@ class Dispatcher:
         health = self.database.transaction(reports.health)
         telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
         telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
-        for queue in self.queues.status(self.database.clock.now_us()):
+        status = self.queues.status(self.database.clock.now_us())
+        for gauge in (telemetry.WAITING, telemetry.WAITING_AGE, telemetry.SERVED):
+            gauge.clear()  # names come from SQL too: only those that are there now are shown, and not all of many
+        for queue in status[:SHOWN_QUEUES]:
             telemetry.WAITING.labels(queue["queue"]).set(queue["waiting"])
             telemetry.WAITING_AGE.labels(queue["queue"]).set(queue["oldest_age_s"])
             telemetry.SERVED.labels(queue["queue"]).set(queue["consumers"])
-        if self._maintained_s is None or time.monotonic() - self._maintained_s > MAINTAIN_S:
-            self._maintained_s = time.monotonic()
-            done = partitions.maintain(self.maintenance, self.retention_days, self._cursor)
-            self._cursor = done.pop("cursor", self._cursor)
-            if any(done.values()):
-                log.info("history kept in bounds", extra={"action": "retention", **done})
+        for queue in status:
+            if not queue["consumers"] and self.queues.forget(queue["queue"]):
+                self._names.discard(queue["queue"])
+
+    def maintain_step(self) -> bool:
+        """Partitions are ahead and one page of old history is gone; True when more may be waiting."""
+        done = partitions.maintain(self.maintenance, self.retention_days, self._cursor)
+        self._cursor, more = int(done.pop("cursor", self._cursor)), bool(done.pop("more", False))
+        if any(done.values()):
+            log.info("history kept in bounds", extra={"action": "retention", **done})
+        return more
 
     def _stage(self, ready: list[Ready]) -> None:
         if not ready:
@@ -107,24 +116,31 @@ class Dispatcher:
     def _check_redis(self) -> None:
         """The ages of the queues are known; after a loss of data, what waits for a far look is looked at now."""
         try:
-            now_us = self.database.clock.now_us()
-            before, self.ages = self.ages, self.queues.ages(now_us)
-            self._names.update(self.ages)
+            self.ages = self.queues.ages(self.database.clock.now_us())
             epoch = self.queues.epoch()
         except RedisError:
             return
+        self._names.update(self.ages)
+        for queue, age_s in self.ages.items():
+            self._peaks[queue] = max(age_s, self._peaks.get(queue, 0.0))
         if self._epoch is not None and epoch != self._epoch:
             woken = wake.wake_all(self.database)
             log.warning("Redis lost its data", extra={"action": "redis_lost", "runs": woken})
-        else:
-            calm = [q for q, age in before.items() if age > claim.SATURATED_S and self.ages.get(q, 0.0) < age / 4]
-            if calm:
-                wake.wake_all(self.database, calm)
+            self._peaks.clear()
+        calm = [q for q, peak_s in self._peaks.items() if peak_s > claim.SATURATED_S and self._calmer(q, peak_s)]
+        if calm:
+            wake.wake_all(self.database, calm)
+        self._peaks = {q: age_s for q, age_s in self._peaks.items() if q in self.ages and q not in calm}
         self._epoch = epoch
+
+    def _calmer(self, queue: str, peak_s: float) -> bool:
+        """Its backlog is a quarter of what it was when its runs were told to wait for a far look."""
+        return self.ages.get(queue, 0.0) <= peak_s / 4
 
     def run(self) -> None:
         """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
-        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop, self._measure_loop]
+        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop]
+        loops += [self._measure_loop, self._maintain_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -171,6 +187,11 @@ class Dispatcher:
         while not self.stopping.is_set():
             self._guarded("measure", self.measure_step)
             self.stopping.wait(2.0)
+
+    def _maintain_loop(self) -> None:
+        while not self.stopping.is_set():
+            more = self._guarded("maintain", self.maintain_step)
+            self.stopping.wait(MAINTAIN_SOON_S if more else MAINTAIN_S)
 
     def _guarded(self, name: str, step: Callable[[], Any]) -> Any:
         """The step's value; None when it failed, which is logged and counted, and after which the loop pauses."""

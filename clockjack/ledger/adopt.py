@@ -28,7 +28,7 @@ def adopt(
     moments = [task["next_run_at"], *(step.missed[:1] if step.missed else ())]
     there = rows(
         connection,
-        "SELECT id, due_at, state, attempt, reason, first_started_at FROM runs"
+        "SELECT id, due_at, state, attempt, schedule_version, reason, first_started_at FROM runs"
         " WHERE task_id = :t AND due_at IN :moments FOR UPDATE",
         t=task["id"],
         moments=moments,
@@ -54,10 +54,12 @@ def _revive(
     if run["first_started_at"] is not None:
         return []
     if run["state"] == "ready":
+        step.counted = run["schedule_version"] != step.task["schedule_version"]  # an edit has set the count to 0
         changed(connection, "UPDATE runs SET schedule_version = :version WHERE id = :id AND due_at = :due", **key)
         return []
     if run["state"] not in ("skipped", "cancelled") or run["reason"] not in ("paused", "edited"):
         return []
+    step.counted = True
     wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(step.task["queue"], 0.0))
     changed(
         connection,

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.clock import Clock
-from clockjack.ledger.database import changed, chunks
-from clockjack.ledger.decide import Step, decide
+from clockjack.ledger.database import changed, chunks, rows
+from clockjack.ledger.decide import PAYLOAD_BYTES, Step, decide, payload_fault
 
 LOOKAHEAD = timedelta(seconds=5)
 LOOK_AGAIN = timedelta(seconds=4)
@@ -52,13 +52,31 @@ def apply(
     steps = list(parked)
     if found:
         now = clock.observe(found[0]["now"])
-        steps += [decide(task, now) for task in found]
+        faults = payload_faults(connection, found)
+        for task in found:
+            fault = faults.get(task["id"])
+            steps.append(Step(task, None, invalid=fault) if fault else decide(task, now))
         ready = insert(connection, steps, now, ages)
     else:
         ready = []
     move_on(connection, steps)
     see(connection, steps)
     return Claimed(ready, sum(s.invalid is not None for s in steps), len(steps), full)
+
+
+def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """What is wrong with the payloads of tasks that came by plain SQL and are seen for the first time.
+
+    Judged here and not by JSON_VALID, which on MySQL raises an error for deep nesting instead of answering.
+    """
+    new = [task["id"] for task in found if task["version"] == 0 and task["state"] == "active"]
+    if not new:
+        return {}
+    sql = (
+        f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) AS payload FROM tasks WHERE id IN :ids"
+    )
+    judged = {row["id"]: payload_fault(row["payload"]) for row in rows(connection, sql, ids=sorted(new))}
+    return {task_id: fault[:1000] for task_id, fault in judged.items() if fault}
 
 
 def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float]) -> list[Ready]:
@@ -101,7 +119,7 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
     by_next: dict[tuple[datetime | None, int], list[int]] = {}
     for step in steps:
         if step.invalid is None:
-            by_next.setdefault((step.goes_to, int(step.state == "ready")), []).append(step.task["id"])
+            by_next.setdefault((step.goes_to, int(step.counts)), []).append(step.task["id"])
     single: dict[int, list[tuple[int, datetime | None]]] = {0: [], 1: []}
     for (goes_to, claimed), ids in sorted(by_next.items(), key=lambda item: item[1][0]):
         if len(ids) == 1:

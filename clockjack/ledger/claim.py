@@ -8,10 +8,11 @@ that spoils its transaction alone is parked as `invalid` with the reason, and th
 import logging
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger.adopt import adopt
 from clockjack.ledger.advance import Claimed, apply
@@ -26,17 +27,18 @@ from clockjack.ledger.database import (
     rows,
 )
 from clockjack.ledger.decide import Step
+from clockjack.schedules import FIRST
 
 log = logging.getLogger("clockjack.ledger")
 
 BATCH = 500
 SATURATED_S = 1.0
 AVOID_S = 5.0
+OVERDUE_EVERY_S = 1.0
 
 _COLUMNS = (
     "id, queue, state, run_at, cron, every_s, timezone, start_at, end_at, max_runs, runs_claimed, next_run_at,"
-    " schedule_version, version, created_at, UTC_TIMESTAMP(6) AS now,"
-    " OCTET_LENGTH(payload) AS payload_bytes, JSON_VALID(payload) AS payload_valid"
+    " schedule_version, version, created_at, UTC_TIMESTAMP(6) AS now"
 )
 FRESH = (
     f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"
@@ -46,32 +48,41 @@ FRESH = (
 )
 OVERDUE = (
     f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"
-    " WHERE next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND AND queue NOT IN :busy AND id NOT IN :avoid"
+    " WHERE next_run_at >= :since AND next_run_at < COALESCE(:before, UTC_TIMESTAMP(6) - INTERVAL 10 SECOND)"
+    " AND queue NOT IN :busy AND id NOT IN :avoid"
     " ORDER BY next_run_at LIMIT :n FOR UPDATE SKIP LOCKED"
+)
+PIECE = (
+    "SELECT next_run_at FROM tasks FORCE INDEX (due) WHERE next_run_at >= :since"
+    " AND next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND ORDER BY next_run_at LIMIT 1 OFFSET 20000"
 )
 ONE = f"SELECT {_COLUMNS} FROM tasks WHERE id = :i AND next_run_at = :t FOR UPDATE SKIP LOCKED"
 
 
-def claim(
-    database: Database, ages: Mapping[str, float], limit: int = BATCH, *, avoid: dict[int, float] | None = None
-) -> Claimed:
+@dataclass(slots=True)
+class Memory:
+    """What one claimer keeps between its claims (`_s` on the monotonic clock)."""
+
+    avoid: dict[int, float] = field(default_factory=dict)  # tasks whose run somebody else keeps locked: until when
+    overdue_since: datetime = FIRST  # where the look through the overdue tasks goes on
+    overdue_s: float = 0.0  # when that was
+
+
+def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, memory: Memory | None = None) -> Claimed:
     """Up to `limit` due tasks are claimed: on-time ones first, overdue ones with what is left of the batch.
 
     `ages` holds the oldest waiting age (s) of each queue: overdue work of a queue that does not keep up waits in MySQL.
-    `avoid` is kept between calls: tasks (until when, monotonic) whose run somebody else keeps locked.
     """
-    avoid = {} if avoid is None else avoid
-    for task_id in [t for t, until in avoid.items() if until < time.monotonic()]:
-        del avoid[task_id]
-    not_these = [*avoid] or [0]
+    memory = memory or Memory()
+    for task_id in [t for t, until in memory.avoid.items() if until < time.monotonic()]:
+        del memory.avoid[task_id]
     seen: list[tuple[int, datetime]] = []
 
     def body(connection: Connection) -> Claimed:
         seen.clear()
-        found = rows(connection, FRESH, n=limit, avoid=not_these)
+        found = rows(connection, FRESH, n=limit, avoid=[*memory.avoid] or [0])
         if len(found) < limit:
-            busy = [queue for queue, age in ages.items() if age > SATURATED_S] or [""]
-            found += rows(connection, OVERDUE, n=limit - len(found), busy=busy, avoid=not_these)
+            found += _overdue(connection, ages, limit - len(found), memory)
         seen.extend((row["id"], row["next_run_at"]) for row in found)
         return apply(connection, database.clock, found, ages, full=len(found) >= limit)
 
@@ -80,15 +91,10 @@ def claim(
     except UnknownCommit:
         return Claimed([], 0, 0, full=True)  # the next poll sees what became true; wake_at covers the push
     except Exception as error:
-        if (
-            is_lost(error)
-            or isinstance(error, Unavailable)
-            or not seen
-            or not isinstance(error, DBAPIError | ArithmeticError | ValueError)
-        ):
+        if is_lost(error) or isinstance(error, Unavailable) or not seen:
             raise
         log.warning("batch claimed task by task", extra={"action": "claim_alone", "code": code(error)})
-    alone = [_claim_alone(database, task_id, stored, ages, avoid) for task_id, stored in seen]
+    alone = [_claim_alone(database, task_id, stored, ages, memory) for task_id, stored in seen]
     return Claimed(
         [ready for one in alone for ready in one.ready],
         sum(one.invalid for one in alone),
@@ -97,22 +103,43 @@ def claim(
     )
 
 
+def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: Memory) -> list[dict[str, Any]]:
+    """Overdue tasks of queues that keep up. A backlog of the others is walked through piece by piece, not each time."""
+    avoid = [*memory.avoid] or [0]
+    busy = [queue for queue, age in ages.items() if age > SATURATED_S]
+    if not busy:
+        memory.overdue_since = FIRST
+        return rows(connection, OVERDUE, since=FIRST, before=None, n=n, busy=[""], avoid=avoid)
+    if time.monotonic() - memory.overdue_s < OVERDUE_EVERY_S:
+        return []
+    memory.overdue_s, since = time.monotonic(), memory.overdue_since
+    piece = rows(connection, PIECE, since=since)
+    before = piece[0]["next_run_at"] if piece else None
+    if before == since:  # so many are due at one instant
+        before = since + timedelta(microseconds=1)
+    memory.overdue_since = before or FIRST
+    return rows(connection, OVERDUE, since=since, before=before, n=n, busy=busy, avoid=avoid)
+
+
 def _claim_alone(
-    database: Database, task_id: int, stored: datetime, ages: Mapping[str, float], avoid: dict[int, float]
+    database: Database, task_id: int, stored: datetime, ages: Mapping[str, float], memory: Memory
 ) -> Claimed:
+    """One task of a batch that failed: claimed, or its row adopted, or parked with the reason; never raised about."""
+
     def body(connection: Connection) -> Claimed:
-        return apply(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages, full=False)
+        return apply(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages)
 
     def adopted(connection: Connection) -> Claimed:
         return adopt(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages)
 
+    reason = ""
+
     def park(connection: Connection) -> Claimed:
-        reason = f"claiming it fails: {getattr(failure, 'orig', failure)}"[:1000]
         found = rows(connection, ONE, i=task_id, t=stored)
         return apply(connection, database.clock, [], ages, parked=[Step(t, None, invalid=reason) for t in found])
 
-    failure: BaseException
-    for attempt in (body, adopted, park):
+    attempt = body
+    while True:
         try:
             return database.transaction(attempt, attempts=1)
         except UnknownCommit:
@@ -120,13 +147,9 @@ def _claim_alone(
         except Exception as error:
             if is_lost(error) or isinstance(error, Unavailable):
                 raise
-            if code(error) in AGAIN:  # not the row's fault: somebody holds a lock on its run
-                avoid[task_id] = time.monotonic() + AVOID_S
+            if code(error) in AGAIN or attempt is park:  # somebody holds a lock on its run: not the row's fault
+                memory.avoid[task_id] = time.monotonic() + AVOID_S
                 break
-            failure = error
-            if attempt is body and code(error) != DUPLICATE:
-                try:
-                    return database.transaction(park)
-                except UnknownCommit:
-                    break
+            reason = f"claiming it fails: {getattr(error, 'orig', error)}"[:1000]
+            attempt = adopted if attempt is body and code(error) == DUPLICATE else park
     return Claimed([], 0, 0, full=False)

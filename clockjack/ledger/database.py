@@ -109,7 +109,7 @@ class Database:
             pool_use_lifo=True,
             connect_args={
                 "connect_timeout": 3,
-                "read_timeout": 5 if locks else 120,
+                "read_timeout": 5 if locks else 600,
                 "write_timeout": 5,
                 "charset": "utf8mb4",
                 "init_command": (
@@ -197,7 +197,7 @@ class Database:
                     if not killed:
                         connection.exec_driver_sql(f"KILL {int(holder)}")
                         killed = True
-            except DBAPIError as error:
+            except (DBAPIError, TimeoutError) as error:
                 if not is_lost(error) and code(error) != 1094:
                     raise
             time.sleep(0.05)

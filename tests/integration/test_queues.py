@@ -153,3 +153,20 @@ def test_nobody_hoards_what_another_could_begin(queues: Queues) -> None:
     assert len(queues.step("default", "w", NOW_US, (90, 10, 2), [])[0]) == 50  # half of a long list
     assert len(queues.step("default", "w", NOW_US, (90, 40, 2), [])[0]) == 40  # what begins at once
     assert len(queues.step("default", "w", NOW_US, (90, 0, 2), [])[0]) == 5
+
+
+def test_many_queues_are_released_in_one_call(queues: Queues) -> None:
+    for queue in "abcde":
+        queues.redis.zadd(f"clockjack:staged:{queue}", {f"r{i}-a1": NOW_US - i for i in range(2000)})
+    moved, soonest = queues.release("abcde", NOW_US)
+    assert (len(moved), soonest) == (10_000, None)
+
+
+def test_a_full_redis_still_pops_and_releases(queues: Queues) -> None:
+    queues.push([ready(1), ready(2, 1.0)], NOW_US)
+    queues.redis.config_set("maxmemory", "1")
+    try:
+        assert len(queues.step("default", "w", NOW_US, (9, 9, 1), [])[0]) == 1
+        assert len(queues.release(["default"], NOW_US + 1_000_000)[0]) == 1
+    finally:
+        queues.redis.config_set("maxmemory", "0")
