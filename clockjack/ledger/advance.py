@@ -69,7 +69,7 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
 
     Judged here and not by JSON_VALID, which on MySQL raises an error for deep nesting instead of answering.
     """
-    new = [task["id"] for task in found if task["version"] == 0 and task["state"] == "active"]
+    new = [task["id"] for task in found if task["version"] == 0 and task["state"] in ("active", "paused")]
     if not new:
         return {}
     sql = (

@@ -113,7 +113,7 @@ class Database:
                 "write_timeout": 5,
                 "charset": "utf8mb4",
                 "init_command": (
-                    f"SET SESSION time_zone='+00:00', sql_mode='{SQL_MODE}', innodb_lock_wait_timeout=2,"
+                    f"SET SESSION time_zone='+00:00', sql_mode='{SQL_MODE}', innodb_lock_wait_timeout=1,"
                     f" lock_wait_timeout=5, wait_timeout={idle_s}, net_read_timeout={idle_s},"
                     f" net_write_timeout={idle_s}"
                 ),

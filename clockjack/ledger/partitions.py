@@ -68,10 +68,6 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         if datetime.strptime(name, "p%Y%m%d") <= keep_from and _over(connection, name, keep_from):
             connection.execute(sa.text(f"ALTER TABLE runs DROP PARTITION {name}"))
             done["dropped"] += 1
-    oldest = connection.execute(sa.text("SELECT MIN(id) FROM runs")).scalar()
-    if oldest:
-        gone = changed(connection, "DELETE FROM attempts WHERE run_id < :o ORDER BY run_id LIMIT 500", o=oldest)
-        done["more"] += gone == 500
     page = rows(connection, "SELECT id FROM tasks WHERE id > :c ORDER BY id LIMIT 500", c=cursor)
     done["cursor"] = page[-1]["id"] if len(page) == 500 else 0
     done["more"] += len(page) == 500
@@ -87,6 +83,10 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         if ids:
             done["tasks"] = changed(connection, "DELETE FROM tasks WHERE id IN :ids AND next_run_at IS NULL", ids=ids)
             changed(connection, "DELETE FROM task_events WHERE task_id IN :ids", ids=ids)
+    oldest = connection.execute(sa.text("SELECT MIN(id) FROM runs")).scalar()
+    if oldest:
+        gone = changed(connection, "DELETE FROM attempts WHERE run_id < :o ORDER BY run_id LIMIT 500", o=oldest)
+        done["more"] += gone == 500
     keys = rows(
         connection,
         "SELECT id FROM idempotency_keys WHERE created_at < :day ORDER BY created_at LIMIT 500",

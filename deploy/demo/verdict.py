@@ -76,13 +76,13 @@ def _due_us(key: str) -> int:
 
 
 def _concurrent(acknowledged: Sequence[Acknowledged], effects: Effects) -> int:
-    """How many of the sleepers slept at one moment."""
+    """How many handlers were inside at one moment, by their entries and how long each sleeps."""
     steps: list[tuple[int, int]] = []
     for a in acknowledged:
-        if a.wanted.kind == "sleeper":
+        if sleep_ms := int(a.wanted.payload.get("sleep_ms", 0)):
             entries: list[Entry] = [e for key in a.keys for e in effects.by_key.get(key, ())]
             steps += [(e.now_us, 1) for e in entries]
-            steps += [(e.now_us + 1000 * int(a.wanted.payload["sleep_ms"]), -1) for e in entries]
+            steps += [(e.now_us + 1000 * sleep_ms, -1) for e in entries]
     most = now = 0
     for _, step in sorted(steps):
         now += step
