@@ -1,8 +1,8 @@
 """Claim: due tasks become runs, and every task moves on, in one short transaction.
 
-Any number of dispatchers claim at once: tasks are locked with SKIP LOCKED only. There is no Redis and no HTTP inside, and
-no payload but those of SQL tasks that are seen for the first time. A batch that its own rows spoil is claimed again task
-by task; a task that spoils its transaction alone is parked as `invalid` with the reason, and the loop goes on.
+Any number of dispatchers claim at once: tasks are locked with SKIP LOCKED only. There is no Redis and no HTTP inside,
+and no payload but those of SQL tasks that are seen for the first time. A batch that its own rows spoil is claimed again
+task by task; a task that spoils its transaction alone is parked as `invalid` with the reason, and the loop goes on.
 """
 
 import logging
