@@ -24,7 +24,7 @@ def main() -> int:
         print(f"dispatcher: {error}", file=sys.stderr)
         return 2
     telemetry.log_to_stdout(settings.log_level, "dispatcher")
-    database = Database(settings.database_url, size=5)
+    database = Database(settings.database_url, size=5, lock_wait_s=1)
     maintenance = Database(settings.database_url, size=1, locks=False)  # its DDL may take longer than 5 s
     dispatcher = Dispatcher(database, Queues(settings.redis_url), maintenance, settings.retention_days)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,7 +23,7 @@ def test_a_lock_wait_runs_the_whole_body_again(database: Database, database_url:
     blocker = sa.create_engine(database_url).connect()
     blocker.begin()
     blocker.execute(sa.text("SELECT id FROM tasks WHERE id = :i FOR UPDATE"), {"i": one})
-    threading.Timer(1.5, blocker.rollback).start()
+    threading.Timer(2.5, blocker.rollback).start()
     calls = []
 
     def body(connection: Connection) -> int:
@@ -62,7 +62,7 @@ def test_sessions_are_strict_read_committed_and_cut_when_idle(database: Database
         "net_read_timeout": "3",
         "net_write_timeout": "3",
         "time_zone": "+00:00",
-        "innodb_lock_wait_timeout": "1",
+        "innodb_lock_wait_timeout": "2",
     }
 
 
