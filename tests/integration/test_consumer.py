@@ -292,10 +292,10 @@ def test_what_has_not_begun_keeps_its_short_lease(database: Database, queues: Qu
 
 
 def test_a_loop_that_stands_still_loses_its_leases(bench: Bench) -> None:
-    release = threading.Event()
-    bench.handle = lambda run: release.wait(20) and None
+    begun, release = threading.Event(), threading.Event()
+    bench.handle = lambda run: begun.set() or (release.wait(20) and None)
     one = bench.due()
-    bench.until(lambda: bench.state(one) == "running")
+    bench.until(begun.is_set)
     before = run_of(bench.database, one)["wake_at"]
     bench.engine._stepped_s -= 60
     bench.engine.beat()
