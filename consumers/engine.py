@@ -11,16 +11,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from clockjack import telemetry
 from clockjack.ledger import runs
-from clockjack.ledger.database import Connection, Database, Unavailable, UnknownCommit, chunks, is_lost, to_us
-from clockjack.ledger.finish import Finished, Outcome, finish
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, to_us
+from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
+from consumers.writing import write
 
 log = logging.getLogger("clockjack.consumer")
 
@@ -66,8 +66,9 @@ class Engine:
     def _batch(self, popped: Sequence[Popped], ended: Ended) -> bool:
         sent_s, token = boot_s(), os.urandom(16)
         judged_s = sent_s
+        outcomes = [outcome for _, outcome in ended]
         try:
-            started, finished = self._write(popped, ended, token)
+            started, finished = write(self.database, popped, outcomes, token, self.name)
             if started.execute and boot_s() - sent_s > SLOW_COMMIT_S:
                 # the verdicts are old by now: what was paused or cancelled meanwhile must not begin
                 again = self.database.transaction(lambda c: runs.mine(c, popped, token))
@@ -166,68 +167,16 @@ class Engine:
             self._full_until_us = now_us
         return popped
 
-    def _write(self, popped: Sequence[Popped], ended: Ended, token: bytes) -> tuple[Started, Finished]:
-        outcomes = [outcome for _, outcome in ended]
-
-        def body(connection: Connection) -> tuple[Started, Finished]:
-            started = runs.start(connection, popped, token, self.name) if popped else Started()
-            return started, finish(connection, outcomes) if outcomes else Finished()
-
-        def settle(connection: Connection) -> tuple[Started, Finished]:
-            started = runs.mine(connection, popped, token) if popped else Started()
-            return started, finish(connection, outcomes) if outcomes else Finished()
-
-        try:
-            return self._settled(body, settle)
-        except Exception as error:
-            if is_lost(error) or isinstance(error, Unavailable) or not outcomes:
-                raise
-            log.warning("outcomes written one by one: %s", error.__class__.__name__, extra={"action": "finish_alone"})
-        started = self._write(popped, [], token)[0] if popped else Started()
-        finished = Finished()
-        for _, outcome in ended:
-            try:
-                alone = self._finish_alone(outcome)
-            except Unavailable:
-                alone = Finished(later={outcome.key})
-            finished.refused |= alone.refused
-            finished.later |= alone.later
-        return started, finished
-
     def _start_alone(self, one: Popped) -> None:
         """The run was started, or its message dropped: MySQL looks at it again, and the queue's head is free."""
         sent_s = boot_s()
         try:
-            self._begin(self._write([one], [], os.urandom(16))[0], [one], sent_s, sent_s)
+            self._begin(write(self.database, [one], [], os.urandom(16), self.name)[0], [one], sent_s, sent_s)
         except Unavailable as error:
             self._mysql_away(error, [one], [])
         except Exception:
             telemetry.ERRORS.labels("start", "error").inc()
             log.exception("a run cannot be started", extra={"action": "poison", "run_id": one.run_id})
-
-    def _settled(self, body: Callable[[Connection], T], settle: Callable[[Connection], T]) -> T:
-        """The value of `body`, or of `settle` for a COMMIT without an answer: it asks the ledger what became true."""
-        while True:
-            try:
-                return self.database.transaction(body)
-            except UnknownCommit:
-                log.warning("COMMIT without an answer: asking the ledger", extra={"action": "unknown_commit"})
-                body = settle
-
-    def _finish_alone(self, outcome: Outcome) -> Finished:
-        unstored = "the outcome could not be stored"
-        for attempt in (outcome, replace(outcome, kind="failed", result=None, error=unstored, retry_in_s=None)):
-
-            def write(connection: Connection, attempt: Outcome = attempt) -> Finished:
-                return finish(connection, [attempt])
-
-            try:
-                return self._settled(write, write)
-            except Unavailable:
-                raise
-            except Exception as error:
-                log.error("outcome refused by the database: %s", error.__class__.__name__, extra={"action": "poison"})
-        return Finished(refused={outcome.key})
 
     def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float, judged_s: float) -> None:
         if started.now is not None:
