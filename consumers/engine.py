@@ -141,18 +141,18 @@ class Engine:
         return ended
 
     def _pop(self) -> list[Popped]:
-        most = 0
-        if not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until:
-            most = self.pool.room(BATCH)
-            if not most:
+        most = free = 0
+        wanted = not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until
+        if wanted:
+            most, free = self.pool.room(BATCH)
+            if not free:
                 self._full_until_us = self.database.clock.now_us()
         if (not most and not self._done) or time.monotonic() < self._redis_off_until:
             return []
         done, self._done = self._done, []
         now_us = self.database.clock.now_us()
         try:
-            room = (most, self.pool.free(), self.peers)
-            popped, suspended = self.queues.step(self.queue, self.name, now_us, room, done)
+            popped, suspended = self.queues.step(self.queue, self.name, now_us, (most, free, self.peers), done)
         except RedisError as error:
             self._done = done
             self._redis_off_until = time.monotonic() + PAUSE_S
@@ -163,7 +163,7 @@ class Engine:
             self._suspended_until = time.monotonic() + PAUSE_S
         elif len(popped) < most:
             self.bell.clear()
-        if self.pool.room(BATCH) <= len(popped):
+        if wanted and free <= len(popped):
             self._full_until_us = now_us
         return popped
 

@@ -104,18 +104,14 @@ class Pool:
             self._waiting.extend(jobs)
             self._ready.notify(len(jobs))
 
-    def free(self) -> int:
-        """How many more runs could begin at once."""
-        running = sum(job.state == "running" for job in list(self.jobs.values()))
-        return max(0, self.size - running - len(self._waiting))
-
-    def room(self, most: int) -> int:
-        """How many more runs can begin within 200 ms."""
-        now_s = boot_s()
+    def room(self, most: int) -> tuple[int, int]:
+        """How many more runs (at most `most`) can begin within 200 ms, and how many of them at once."""
+        now_s, waiting = boot_s(), len(self._waiting)
         running = [now_s - job.begun_s for job in list(self.jobs.values()) if job.state == "running"]
+        free = self.size - len(running)
         quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
         ahead = int(quick * WITHIN_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
-        return max(0, min(most, self.size - len(running) + ahead) - len(self._waiting))
+        return max(0, min(most, free + ahead) - waiting), max(0, min(most, free) - waiting)
 
     def take_waiting(self, older_than_s: float) -> list[Job]:
         """Jobs that were started longer ago and have not begun: no thread will begin them any more."""

@@ -43,10 +43,9 @@ class Finished:
     later: set[Key] = field(default_factory=set)
 
 
-SUCCEED = (
-    "UPDATE runs SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
-    f" WHERE {FENCE}"
-)
+_SUCCEEDED = "state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
+SUCCEED = f"UPDATE runs SET {_SUCCEEDED} WHERE {FENCE}"
+SUCCEED_WITH = f"UPDATE runs SET {_SUCCEEDED}, result = :result WHERE {FENCE}"
 
 
 def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
@@ -70,8 +69,7 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
         if outcome.kind != "succeeded":
             _fail(connection, outcome)
         elif outcome.result is not None:
-            sql = SUCCEED.replace("error = NULL", "error = NULL, result = :result")
-            changed(connection, sql, **fence([outcome.held]), result=outcome.result)
+            changed(connection, SUCCEED_WITH, **fence([outcome.held]), result=outcome.result)
     return done
 
 

@@ -64,7 +64,8 @@ SELECT r.id, r.due_at, r.task_id, r.queue, r.attempt, r.failures, r.origin, r.sc
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token AND r.state = 'running'
 """
-FENCE = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence AND state = 'running'"
+OURS = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence"
+FENCE = f"{OURS} AND state = 'running'"
 MINE = f"SELECT id, attempt FROM runs WHERE {FENCE} ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
 HEARTBEAT = f"UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {FENCE}"
 
@@ -184,12 +185,12 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
 
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:
     """The (run_id, attempt) of `held` that are in `state` and carry their token."""
-    sql = "SELECT id, attempt FROM runs WHERE " + FENCE.replace("state = 'running'", "state = :state")
+    sql = f"SELECT id, attempt FROM runs WHERE {OURS} AND state = :state"
     return {(row["id"], row["attempt"]) for row in rows(connection, sql, state=state, **fence(held))}
 
 
 def fence(held: Sequence[Held]) -> dict[str, Any]:
-    """The parameters of FENCE."""
+    """The parameters of OURS and FENCE."""
     return span((h.run_id, h.due_at) for h in held) | {
         "fence": sorted((h.run_id, h.attempt, h.token) for h in held),
     }
