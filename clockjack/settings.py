@@ -158,9 +158,15 @@ def _name(text: str) -> str:
     return text
 
 
+def _database(text: str) -> str:
+    return _url("mysql+pymysql")(
+        text.replace("mysql://", "mysql+pymysql://", 1) if text.startswith("mysql://") else text
+    )
+
+
 _port = _whole(0, 65535)
 _READERS: dict[str, Callable[[str], Any]] = {
-    "database_url": _url("mysql+pymysql"),
+    "database_url": _database,
     "redis_url": _url("redis", "rediss", "unix"),
     "http_host": str,
     "http_port": _port,

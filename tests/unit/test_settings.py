@@ -44,6 +44,10 @@ def test_a_bad_url_is_not_shown() -> None:
     assert "secret" not in str(error.value)
 
 
+def test_the_short_form_of_a_database_url() -> None:
+    assert from_environment(GOOD | {"CLOCKJACK_DATABASE_URL": "mysql://u@h/d"}).database_url == "mysql+pymysql://u@h/d"
+
+
 def test_a_missing_url_says_what_to_do() -> None:
     with pytest.raises(SettingsError, match="make up"):
         from_environment({})
