@@ -5,11 +5,9 @@ and it dies with the consumer, so that no handler outlives the process that hold
 """
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -28,7 +26,7 @@ class ChildDied(Exception):
 
 def prepare(modules: Sequence[str]) -> None:
     """The fork server has the handlers' modules loaded, so that a child begins in milliseconds."""
-    _context.set_forkserver_preload(["consumers.isolation", "consumers.execution", *modules])
+    _context.set_forkserver_preload(["consumers.mortal", "consumers.isolation", "consumers.execution", *modules])
     # started now, so that no handler waits for the imports; and deaf to the SIGTERM of a whole process group, because
     # begun handlers have their grace period
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -62,8 +60,9 @@ def call(run: Run, settings: Settings, now_us: int, started: Callable[[Any], Non
 
 
 def _child(pipe: Connection, run: Run, settings: Settings, now_us: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    from consumers.mortal import die_with_parent
+
+    die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -140,3 +140,20 @@ def test_sigterm_loses_nothing_and_counts_no_failure(stages: Stages, database: D
     wait(lambda: select(database, "SELECT COUNT(*) AS n FROM runs WHERE state = 'succeeded'") == [{"n": 150}])
     assert len(stages.entries()) == 150
     assert select(database, "SELECT id FROM runs WHERE failures > 0") == []
+
+
+def test_no_isolated_handler_outlives_its_consumer(stages: Stages, database: Database, queues: Queues) -> None:
+    stages.env["CLOCKJACK_ISOLATED"] = "1"
+    stages.start("dispatcher")
+    consumer = stages.start("consumers")
+    wait(lambda: len(queues.consumers()) == 1)
+    with sa.create_engine(stages.env["CLOCKJACK_DATABASE_URL"]).begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO tasks (handler, payload, run_at) VALUES ('mock', '{\"sleep_ms\": 60000}', UTC_TIMESTAMP(6))"
+        )
+    wait(lambda: len(stages.entries()) == 1)
+    child = int(stages.entries()[0][4])
+    assert child != consumer.pid
+    consumer.kill()
+    consumer.wait()
+    wait(lambda: not Path(f"/proc/{child}").exists(), within_s=5)
