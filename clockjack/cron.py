@@ -35,6 +35,7 @@ ALIASES = {"@hourly": "0 * * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * 
 ALIASES |= {"@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
 NAMES = {MONTH: croniter.ALPHACONV[3], WEEKDAY: croniter.ALPHACONV[4]}  # {"jan": 1, …}, {"sun": 0, …}
 ITEM = re.compile(r"(\*|(?P<low>\d+)(-(?P<high>\d+))?)(?P<step>/0*[1-9]\d*)?")
+HASH = re.compile("(?<![A-Za-z])[Hh]")  # not that of THU or @monthly
 NTH_WEEKDAYS = re.compile(r"([0-7]#[1-5]|l[0-7])(,([0-7]#[1-5]|l[0-7]))*")
 
 
@@ -92,8 +93,8 @@ def _days(rule: Rule, year: int, month: int) -> tuple[int, ...]:
 
 
 def wants_seed(cron: str) -> bool:
-    """Whether the expression may have an `H`; if not, it means the same for every task (`THU` counts as one)."""
-    return "H" in cron or "h" in cron
+    """Whether the expression has an `H`; if not, it means the same for every task."""
+    return HASH.search(cron) is not None
 
 
 @lru_cache(maxsize=8_192)

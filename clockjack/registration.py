@@ -3,22 +3,20 @@
 Used by the HTTP API and the command line alike, so both refuse the same things in the same words.
 """
 
-import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from clockjack.documents import MAX_DEPTH, compact, depth
+from clockjack.moments import moment
 from clockjack.schedules import Schedule, ScheduleError, next_after, validate
 
 MAX_PAYLOAD_BYTES = 65_536
 OLDEST = timedelta(days=365)
-FIRST, LAST = datetime.fromisoformat("2000-01-01"), datetime.fromisoformat("2199-12-31")
 REDIS_AWAY = "Redis cannot be reached at the moment: what is due starts within 10 seconds after it is back"
 KINDS = ("run_at", "cron", "every_s")
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Refused(ValueError):
@@ -28,25 +26,6 @@ class Refused(ValueError):
         # a schedule's own messages begin with the field already
         super().__init__("; ".join(m if m.startswith(f"{f} ") else f"{f or 'body'}: {m}" for f, m in errors))
         self.errors = errors
-
-
-def moment(value: object) -> datetime:
-    """An RFC 3339 text with an offset as naive UTC; a fraction beyond microseconds is rounded up: never early."""
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value  # read before
-    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError("expected RFC 3339 with an offset, such as 2030-01-31T08:30:00Z or 2030-01-31T08:30:00+01:00")
-    date, clock, fraction, offset = match.groups()
-    nanoseconds = int((fraction or "0").ljust(9, "0"))
-    try:
-        when = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").astimezone(UTC)
-        when += timedelta(microseconds=-(-nanoseconds // 1000))
-    except (ValueError, OverflowError):
-        raise ValueError("there is no such date and time") from None
-    if not FIRST <= when.replace(tzinfo=None) <= LAST:
-        raise ValueError("expected a moment in the years 2000 to 2199")
-    return when.replace(tzinfo=None)
 
 
 def _printable(text: str) -> str:

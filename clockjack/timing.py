@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 
 from clockjack import cron, recurrence, rrule_text, wallclock, zones
 from clockjack.exclusions import Exclude
-from clockjack.wallclock import ANY_CHANGE, NEAR, TICK, Manner
+from clockjack.wallclock import ANY_CHANGE, NEAR, TICK, FirstWall, Manner
 from clockjack.zones import LAST
 
 FIRST = datetime(2000, 1, 1)
@@ -90,7 +90,11 @@ def _next_recurrence(schedule: Schedule, after: datetime) -> datetime | None:
 def _local_instant(wall: datetime, timezone: str, gap: str, fold: str) -> datetime | None:
     """The instant at which a one-time task at this time of the wall clock runs, if it does."""
     manner = Manner(fixed=True, gap=gap, fold=fold, largest=ANY_CHANGE)
-    return wallclock.next_instant(timezone, wall - NEAR, lambda asked: wall if asked <= wall else None, manner)
+    return wallclock.next_instant(timezone, wall - NEAR, partial(_only, wall), manner)
+
+
+def _only(wall: datetime, asked: datetime) -> datetime | None:
+    return wall if asked <= wall else None
 
 
 def _next_interval(schedule: Schedule, after: datetime) -> datetime:
@@ -121,6 +125,23 @@ def recurrence_rule(schedule: Schedule) -> tuple[rrule_text.Rule, datetime, date
         return *recurrence.parse(schedule.rrule or "", wallclock.local(schedule.timezone, start)), start
     except ValueError as error:
         raise ScheduleError("rrule", str(error)) from None
+
+
+def wall_rule(schedule: Schedule) -> tuple[FirstWall, Manner] | None:
+    """The times of the wall clock at which the schedule is to fire, and how it meets clock changes.
+
+    None for run_at and every_s, which count real time and meet none.
+    """
+    gap, fold = schedule.dst_gap, schedule.dst_fold
+    if schedule.cron is not None:
+        rule = cron_rule(schedule)
+        return partial(cron.first_wall, rule), Manner(rule.fixed, gap, fold, first_second=rule.seconds[0])
+    if schedule.rrule is not None:
+        recurring, last, _ = recurrence_rule(schedule)
+        return partial(recurrence.first_wall, recurring, last), Manner(recurring.fixed, gap, fold)
+    if schedule.run_at_local is not None:
+        return partial(_only, schedule.run_at_local), Manner(fixed=True, gap=gap, fold=fold, largest=ANY_CHANGE)
+    return None
 
 
 def check_interval(every_s: object) -> None:
