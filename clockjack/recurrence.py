@@ -29,6 +29,7 @@ from clockjack.rrule_text import DAY_PARTS, Rule, Time, read
 from clockjack.zones import LAST
 
 MAX_WAIT_YEARS = 40
+MAX_DAYS = {"YEARLY": 366, "MONTHLY": 31, "WEEKLY": 7, "DAILY": 1}
 ONE_YEAR = 10_000  # as INTERVAL it makes dateutil stop after the first year
 
 
@@ -44,8 +45,7 @@ def parse(text: str, start: datetime) -> tuple[Rule, datetime]:
     ValueError says what to correct if it cannot be read or does not fire in its first 40 years.
     """
     rule = read(text, start)
-    ever = any(_times(rule, start.date() + timedelta(days=day)) for day in range(rule.interval))  # then they recur
-    first = next(_walls(rule, start, start.year + MAX_WAIT_YEARS), None) if ever else None
+    first = next(_walls(rule, start, start.year + MAX_WAIT_YEARS), None) if _may_fire(rule) else None
     if first is None or (rule.until and first > rule.until):
         raise ValueError(f"rrule {text!r} never fires, or first after {MAX_WAIT_YEARS} years: correct its BY… parts")
     last = min(rule.until or LAST, LAST)
@@ -58,6 +58,13 @@ def first_wall(rule: Rule, last: datetime, wall: datetime) -> datetime | None:
     """The rule's first time of the wall clock at or after `wall` and up to `last`, if there is one."""
     found = next(_walls(rule, wall, last.year), None)
     return found if found and found <= last else None
+
+
+def _may_fire(rule: Rule) -> bool:
+    """Whether any day could have times: without it the search would take long for some rules that never fire."""
+    if "BYSETPOS" in rule.numbers:
+        return any(abs(place) <= MAX_DAYS[rule.freq] * len(rule.times) for place in rule.numbers["BYSETPOS"])
+    return any(_times(rule, rule.start.date() + timedelta(days=day)) for day in range(rule.interval))  # then it recurs
 
 
 def _walls(rule: Rule, wall: datetime, last_year: int) -> Iterator[datetime]:
