@@ -35,7 +35,7 @@ ALIASES = {"@hourly": "0 * * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * 
 ALIASES |= {"@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
 NAMES = {MONTH: croniter.ALPHACONV[3], WEEKDAY: croniter.ALPHACONV[4]}  # {"jan": 1, …}, {"sun": 0, …}
 ITEM = re.compile(r"(\*|(?P<low>\d+)(-(?P<high>\d+))?)(?P<step>/0*[1-9]\d*)?")
-HASH = re.compile("(?<![A-Za-z])[Hh]")  # not that of THU or @monthly
+HASH = re.compile("(?<![@A-Za-z])[Hh]")  # not that of THU, @hourly or @monthly
 NTH_WEEKDAYS = re.compile(r"([0-7]#[1-5]|l[0-7])(,([0-7]#[1-5]|l[0-7]))*")
 
 
