@@ -14,6 +14,7 @@ from dateutil.rrule import rrulestr
 
 from clockjack import recurrence, wallclock
 from clockjack.schedules import Schedule, ScheduleError, is_occurrence, next_after, validate
+from tests.unit import cron_oracle
 from tests.unit.schedule_tables import fires, rows, utc
 
 ZONE = "America/New_York"
@@ -228,3 +229,22 @@ def test_costly_rules_take_milliseconds(rrule: str) -> None:
     assert is_occurrence(schedule, first)
     next_after(schedule, datetime(2150, 1, 1))
     assert time.perf_counter() - begun < 0.25
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_as_cron_where_both_can_say_it(seed: int) -> None:
+    """Near clock changes, under all options: hours and minutes of each day, and every minute of some hours."""
+    dice = random.Random(seed)
+    for window in cron_oracle.windows(seed, 150, cron_oracle.ZONES, last_year=2030):
+        hours, minutes = some(dice, 0, 4, 3), some(dice, 0, 59, 3)
+        cron, rrule = dice.choice([
+            (f"{minutes} {hours} * * *", f"FREQ=DAILY;BYHOUR={hours};BYMINUTE={minutes}"),
+            (f"* {hours} * * *", f"FREQ=MINUTELY;BYHOUR={hours}"),
+            (f"{minutes} * * * *", f"FREQ=HOURLY;BYMINUTE={minutes}"),
+            (f"{minutes} {hours} * * SUN", f"FREQ=WEEKLY;BYDAY=SU;BYHOUR={hours};BYMINUTE={minutes}"),
+        ])  # fmt: skip
+        options = dict(zip(("dst_gap", "dst_fold"), window.options, strict=True))
+        start = window.after.replace(second=0) - timedelta(days=10)
+        recurring = Schedule(rrule=f"{rrule};BYSECOND=0", timezone=window.zone, start_at=start, **options)
+        expected = fires(Schedule(cron=cron, timezone=window.zone, **options), window.after, 40)
+        assert fires(recurring, window.after, 40) == expected, (window, cron)
