@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us, to_us
 from clockjack.ledger.runs import Popped
 
@@ -59,9 +59,9 @@ class Queues:
         self.url = url
         self.redis = connect(url)
         lua = files("clockjack") / "lua"
-        self._push, self._release, self._step, self._give_back = (
+        self._push, self._release, self._step, self._give_back, self._forget = (
             self.redis.register_script((lua / f"{name}.lua").read_text())
-            for name in ("push", "release", "step", "give_back")
+            for name in ("push", "release", "step", "give_back", "forget")
         )
 
     def push(self, ready: Sequence[Ready], now_us: int) -> int:
@@ -86,12 +86,15 @@ class Queues:
         soonest, *moved = self._release(args=[now_us, RELEASE_AT_ONCE, LONGEST_LIST, *names])
         return [int(float(due)) for due in moved], int(soonest) if int(soonest) >= 0 else None
 
-    def step(self, queue: str, worker: str, now_us: int, most: int, done: Sequence[str]) -> tuple[list[Popped], bool]:
-        """`done` jobs are acknowledged and up to `most` popped: (the popped, whether RQ is suspended).
+    def step(
+        self, queue: str, worker: str, now_us: int, room: tuple[int, int, int], done: Sequence[str]
+    ) -> tuple[list[Popped], bool]:
+        """`done` jobs are acknowledged and some popped: (the popped, whether RQ is suspended).
 
+        `room`: the most to pop; how many could begin at once; the consumers that share what is there beyond that.
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
-        suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), most, *done])
+        suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
         pairs = zip(values[::2], values[1::2], strict=True)
         return [p for p in (_popped(data, pushed) for data, pushed in pairs) if p is not None], bool(suspended)
 
@@ -150,6 +153,10 @@ class Queues:
     def names(self) -> list[str]:
         """The queues that hold or held something."""
         return sorted(_text(key).removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues"))
+
+    def forget(self, queue: str) -> bool:
+        """The queue is no longer listed, if it holds nothing; returns whether it was. A push lists it again."""
+        return bool(self._forget(args=[queue]))
 
     def ages(self, now_us: int) -> dict[str, float]:
         """How long (s) the oldest due run of each queue has waited for a consumer; 0 where none waits."""

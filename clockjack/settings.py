@@ -32,6 +32,7 @@ class Settings:
     isolated: bool = False
     concurrency: int = 50
     handlers: tuple[str, ...] = ()
+    builtin: tuple[str, ...] = ("mock", "http")
     grace_s: float = 25.0
     http_allow: tuple[str, ...] = ()
     effects: str | None = None
@@ -135,6 +136,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _builtin(text: str) -> tuple[str, ...]:
+    names = () if text.strip().lower() == "none" else _names(text)
+    if set(names) - {"mock", "http"}:
+        raise ValueError("expected some of mock, http; or none")
+    return names
+
+
 def _url(*schemes: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if not text.startswith(tuple(f"{s}://" for s in schemes)):
@@ -161,6 +169,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "isolated": _flag,
     "concurrency": _whole(1, 1000),
     "handlers": _names,
+    "builtin": _builtin,
     "grace_s": _seconds(0, 3600),
     "http_allow": _names,
     "effects": str,

@@ -41,10 +41,13 @@ def main() -> int:
         if function is None:
             raise UnknownHandler(f"no consumer of queue {settings.queue!r} knows a handler named {run.handler!r}")
         if settings.isolated:
-            return isolation.call(run, settings, database.clock.now_us(), lambda child: setattr(job, "child", child))
+            return isolation.call(
+                run, settings, database.clock.now_us(), lambda child: worker.engine.pool.owns(job, child)
+            )
         return invoke(function, run)
 
     worker = BatchWorker(settings, database, lambda: list(registry), call)
+    worker.engine.pool.isolated = settings.isolated
     telemetry.serve_metrics(settings.metrics_port)
     try:
         clean = worker.work()

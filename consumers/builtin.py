@@ -4,6 +4,7 @@ import ipaddress
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +14,20 @@ from clockjack.handlers import Run, registry
 from clockjack.ledger.database import to_us
 from clockjack.settings import Settings
 
+RESOLVE_S = 5.0
+OUR_HEADERS = {"host", "idempotency-key", "webhook-id", "content-length", "transfer-encoding", "connection"}
+
 
 class HandlerError(Exception):
     """A built-in handler could not do its work; the message is for people."""
 
 
 def install(settings: Settings, now_us: Callable[[], int]) -> None:
-    """`mock` and `http` are in the registry; `now_us` is the database's time."""
-    registry.setdefault("mock", lambda run: mock(run, settings.effects, now_us))
-    registry.setdefault("http", lambda run: post(run, settings.http_allow))
+    """The built-in handlers that the settings name are in the registry; `now_us` is the database's time."""
+    if "mock" in settings.builtin:
+        registry.setdefault("mock", lambda run: mock(run, settings.effects, now_us))
+    if "http" in settings.builtin:
+        registry.setdefault("http", lambda run: post(run, settings.http_allow))
 
 
 def mock(run: Run, effects: str | None, now_us: Callable[[], int]) -> Any:
@@ -38,7 +44,9 @@ def mock(run: Run, effects: str | None, now_us: Callable[[], int]) -> Any:
             os.write(file, line.encode())
         finally:
             os.close(file)
-    time.sleep(float(work.get("sleep_ms", 0)) / 1000)
+    wake_s = time.monotonic() + float(work.get("sleep_ms", 0)) / 1000
+    while (left_s := wake_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, 0.1))  # in pieces, so that a timeout can end it
     if run.failures < int(work.get("crash", 0)):
         os.kill(os.getpid(), signal.SIGKILL)
     if run.failures < int(work.get("fail", 0)):
@@ -62,7 +70,8 @@ def post(run: Run, allowed: tuple[str, ...]) -> dict[str, Any]:
     address = resolve(host, port, allowed)
     literal = f"[{address}]" if ":" in address else address
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
-    headers = {str(k): str(v) for k, v in dict(work.get("headers") or {}).items()}
+    given = dict(work.get("headers") or {}).items()
+    headers = {str(k): str(v) for k, v in given if str(k).lower() not in OUR_HEADERS}
     headers |= {"Host": target.netloc, "Idempotency-Key": run.key, "webhook-id": run.key}
     with httpx2.Client(timeout=run.timeout_s, follow_redirects=False, trust_env=False) as client:
         try:
@@ -83,11 +92,22 @@ def post(run: Run, allowed: tuple[str, ...]) -> dict[str, Any]:
 
 def resolve(host: str, port: int, allowed: tuple[str, ...]) -> str:
     """One address of `host`, all of whose addresses may be connected to; HandlerError otherwise."""
+    found: list[str] = []
+    failed: list[str] = []
+
+    def look_up() -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.extend(sorted({str(info[4][0]) for info in infos}))
+        except (OSError, UnicodeError) as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=look_up, name="resolve", daemon=True)  # nothing else can bound it in time
+    thread.start()
+    thread.join(RESOLVE_S)
+    if not found:
+        raise HandlerError(f"http: {host} cannot be resolved" + ("" if failed else f" within {RESOLVE_S:g} s"))
     networks = [ipaddress.ip_network(text, strict=False) for text in allowed]
-    try:
-        found = sorted({str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
-    except (OSError, UnicodeError):
-        raise HandlerError(f"http: {host} cannot be resolved") from None
     for text in found:
         address = ipaddress.ip_address(text.split("%")[0])
         inner = _inner(address)

@@ -5,6 +5,7 @@ finish what has ended: in this order, because the other way round deadlocks when
 popped while MySQL cannot be reached; what was popped and could not be started goes back to the head of its queue.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -25,6 +26,8 @@ log = logging.getLogger("clockjack.consumer")
 
 BATCH = 200
 PAUSE_S = 0.5
+SLOW_COMMIT_S = 0.8
+STALLED_S = 10.0  # a step waits for MySQL or Redis a few seconds at the most
 T = TypeVar("T")
 Ended = list[tuple[Job, Outcome]]
 
@@ -38,12 +41,14 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.peers = 1
         self.stopping = False
         self.stuck = False
         self._done: list[str] = []
         self._retry: Ended = []
         self._redis_off_until = 0.0
         self._suspended_until = 0.0
+        self._stepped_s = time.monotonic()
         self._mysql_off_until = 0.0
         self._full_until_us = 0
 
@@ -53,14 +58,22 @@ class Engine:
             return False
         ended = self._ended()
         popped = self._pop()
-        if not popped and not ended:
-            return False
-        self._hand_back([e for e in ended if e[1].kind == "handed_back"])
+        back = [e for e in ended if e[1].kind == "handed_back"]
         ended = [e for e in ended if e[1].kind != "handed_back"]
+        worked = self._batch(popped, ended) if popped or ended else False
+        return self._hand_back(back) or worked
+
+    def _batch(self, popped: Sequence[Popped], ended: Ended) -> bool:
         sent_s, token = boot_s(), os.urandom(16)
+        judged_s = sent_s
         try:
             started, finished = self._write(popped, ended, token)
-        except Unavailable as error:
+            if started.execute and boot_s() - sent_s > SLOW_COMMIT_S:
+                # the verdicts are old by now: what was paused or cancelled meanwhile must not begin
+                again = self.database.transaction(lambda c: runs.mine(c, popped, token))
+                judged_s = boot_s()
+                started.execute, started.not_run = again.execute, started.not_run + again.not_run
+        except (Unavailable, UnknownCommit) as error:
             self._mysql_away(error, popped, ended)
             return False
         except Exception:
@@ -69,20 +82,22 @@ class Engine:
             for one in popped:
                 self._start_alone(one)
             return True
-        self._begin(started, popped, sent_s)
+        self._begin(started, popped, sent_s, judged_s)
         self._report(ended, finished)
-        return True
+        return bool(popped) or any(outcome.key not in finished.later for _, outcome in ended)
 
-    def tick(self) -> None:
-        """Timeouts and lost leases were acted on, and what waited too long to begin was handed back."""
+    def watch(self) -> None:
+        """Handlers past their timeout or lease were told to stop. Asks nobody, so that it never waits."""
         stuck = self.pool.watch()
         if stuck and not self.stuck:
             self.stuck = self.stopping = True
             log.error("a handler does not stop; this worker drains and exits", extra={"action": "stuck"})
             for job in stuck:
-                job.state = "over"
-                error = "the handler did not stop at its timeout; its worker was ended"
-                self.pool.outcomes.append((job, Outcome(job.held, "timeout", error=error, retry_in_s=0.0)))
+                self.pool.give_up(job, "the handler did not stop at its timeout; its worker was ended")
+
+    def tick(self) -> None:
+        """What waited too long to begin is on its way back; the loop was seen alive."""
+        self._stepped_s = time.monotonic()
         waiting = self.pool.take_waiting(0.0 if self.stopping else BEGIN_WITHIN_S)
         if waiting:
             self.pool.outcomes.extend((job, Outcome(job.held, "handed_back")) for job in waiting)
@@ -91,10 +106,14 @@ class Engine:
     def beat(self) -> None:
         """The leases of all runs in hand were extended, reckoned from the sending; the clock was read.
 
-        MySQL only: a Redis that hangs must not cost a lease.
+        MySQL only: a Redis that hangs must not cost a lease. What has not begun keeps its first lease of 6 s, so that
+        it is soon found if this process dies.
         """
         self.database.now()
-        jobs = [job for job in list(self.pool.jobs.values()) if job.state != "handed_back"]
+        if time.monotonic() - self._stepped_s > STALLED_S:
+            log.error("the loop stands still: its leases end", extra={"action": "stalled"})
+            return
+        jobs = [job for job in list(self.pool.jobs.values()) if job.state in ("running", "over")]
         for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
             sent_s, held = boot_s(), [job.held for job in part]
             try:
@@ -131,7 +150,8 @@ class Engine:
         done, self._done = self._done, []
         now_us = self.database.clock.now_us()
         try:
-            popped, suspended = self.queues.step(self.queue, self.name, now_us, most, done)
+            room = (most, self.pool.free(), self.peers)
+            popped, suspended = self.queues.step(self.queue, self.name, now_us, room, done)
         except RedisError as error:
             self._done = done
             self._redis_off_until = time.monotonic() + PAUSE_S
@@ -178,7 +198,7 @@ class Engine:
         """The run was started, or its message dropped: MySQL looks at it again, and the queue's head is free."""
         sent_s = boot_s()
         try:
-            self._begin(self._write([one], [], os.urandom(16))[0], [one], sent_s)
+            self._begin(self._write([one], [], os.urandom(16))[0], [one], sent_s, sent_s)
         except Unavailable as error:
             self._mysql_away(error, [one], [])
         except Exception:
@@ -209,10 +229,10 @@ class Engine:
                 log.error("outcome refused by the database: %s", error.__class__.__name__, extra={"action": "poison"})
         return Finished(refused={outcome.key})
 
-    def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float) -> None:
+    def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float, judged_s: float) -> None:
         if started.now is not None:
             self.database.clock.observe(started.now)
-        self.pool.add(started.execute, sent_s)
+        self.pool.add(started.execute, sent_s, judged_s)
         pushed_us = {p.run_id: max(p.pushed_us, to_us(p.due_at)) for p in popped}
         for run in started.execute:
             slot = "busy" if pushed_us[run["id"]] < self._full_until_us else "free"
@@ -256,26 +276,32 @@ class Engine:
             fields["retry_in_s"] = None if retry_in_s is None else round(retry_in_s, 3)
         log.info("run %s", outcome, extra={"action": "run"} | fields)
 
-    def _hand_back(self, ended: Ended) -> None:
+    def _hand_back(self, ended: Ended) -> bool:
         """Runs that have not begun are READY again. What cannot be written now is tried again at the next step."""
+        later: Ended = []
         for part in chunks(ended):
             held: list[Held] = sorted((o.held for _, o in part), key=lambda h: h.run_id)
             try:
-                self.database.transaction(lambda c, h=held: runs.hand_back(c, h))  # type: ignore[misc]
+                locked = self.database.transaction(lambda c, h=held: runs.hand_back(c, h))  # type: ignore[misc]
             except UnknownCommit:
-                pass  # either they are back, or their first lease of 6 s ends
-            except Unavailable:
-                self._retry += part
+                locked = set()  # either they are back, or their first lease of 6 s ends
+            except Exception as error:
+                log.warning("not handed back yet: %s", type(error).__name__, extra={"action": "hand_back"})
+                later += part
                 continue
-            for job, _ in part:
+            for job, outcome in part:
+                if outcome.key in locked:
+                    later.append((job, outcome))
+                    continue
                 self.pool.forget(job)
                 self._done.append(job.id)
                 telemetry.OUTCOMES.labels(self.queue, "handed_back").inc()
-        if ended:
-            try:
-                self.queues.nudge("look")
-            except RedisError:
-                log.debug("no nudge")
+        self._retry += later
+        if len(later) == len(ended):
+            return False
+        with contextlib.suppress(RedisError):
+            self.queues.nudge("look")
+        return True
 
     def _mysql_away(self, error: Exception, popped: Sequence[Popped], ended: Ended) -> None:
         self._retry = ended + self._retry

@@ -49,6 +49,7 @@ class Job:
     row: dict[str, Any]
     held: Held
     sent_s: float
+    judged_s: float
     lease_s: float
     state: str = "waiting"
     deadline_s: float = 0.0
@@ -80,6 +81,7 @@ class Pool:
 
     def __init__(self, size: int, call: Callable[[Job, Run], Any], clock: Clock, wake: threading.Event) -> None:
         self.size, self._call, self._clock, self._wake = size, call, clock, wake
+        self.isolated = False
         self.outcomes: deque[tuple[Job, Outcome]] = deque()
         self.jobs: dict[str, Job] = {}
         self.ewma_s: float | None = None
@@ -90,17 +92,22 @@ class Pool:
         for i in range(size):
             threading.Thread(target=self._work, name=f"handler-{i}", daemon=True).start()
 
-    def add(self, rows: list[dict[str, Any]], sent_s: float) -> None:
-        """The started runs wait for a thread."""
+    def add(self, rows: list[dict[str, Any]], sent_s: float, judged_s: float) -> None:
+        """The started runs wait for a thread: their leases count from `sent_s`, their verdicts from `judged_s`."""
         jobs = []
         for row in rows:
             held = Held(row["id"], row["due_at"], row["attempt"], row["token"])
-            job = Job(row, held, sent_s, sent_s + FIRST_LEASE_S)
+            job = Job(row, held, sent_s, judged_s, sent_s + FIRST_LEASE_S)
             self.jobs[job.id] = job
             jobs.append(job)
         with self._ready:
             self._waiting.extend(jobs)
             self._ready.notify(len(jobs))
+
+    def free(self) -> int:
+        """How many more runs could begin at once."""
+        running = sum(job.state == "running" for job in list(self.jobs.values()))
+        return max(0, self.size - running - len(self._waiting))
 
     def room(self, most: int) -> int:
         """How many more runs can begin within 200 ms."""
@@ -114,7 +121,7 @@ class Pool:
         """Jobs that were started longer ago and have not begun: no thread will begin them any more."""
         edge = boot_s() - older_than_s
         with self._ready:
-            taken = [job for job in self._waiting if job.sent_s <= edge]
+            taken = [job for job in self._waiting if job.judged_s <= edge]
             for job in taken:
                 self._waiting.remove(job)
                 job.state = "handed_back"
@@ -132,8 +139,22 @@ class Pool:
             job.why, job.stopped_s = why, boot_s()
             if job.child is not None:
                 job.child.kill()
-            else:
+            elif not self.isolated:
                 _raise_in(job.thread, Stopped)
+
+    def owns(self, job: Job, child: Any) -> None:
+        """The handler runs in this child; its time counts from now. It is killed if the job was stopped meanwhile."""
+        with job.lock:
+            job.child = child
+            job.deadline_s = boot_s() + job.row["timeout_s"]
+            if job.why is not None:
+                child.kill()
+
+    def give_up(self, job: Job, error: str) -> None:
+        """The attempt is over although its handler is not."""
+        job.state = "over"
+        self.outcomes.append((job, _failed(job, "timeout", error)))
+        self._wake.set()
 
     def watch(self) -> list[Job]:
         """Handlers past their timeout or their lease are told to stop; returns those that do not end."""
@@ -165,7 +186,7 @@ class Pool:
                     return
                 job = self._waiting.popleft()
                 now_s = boot_s()
-                if now_s - job.sent_s > BEGIN_WITHIN_S or now_s > job.lease_s:
+                if now_s - job.judged_s > BEGIN_WITHIN_S or now_s > job.lease_s:
                     job.state = "handed_back"
                     self.outcomes.append((job, Outcome(job.held, "handed_back")))
                     self._wake.set()

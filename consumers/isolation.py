@@ -11,6 +11,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,7 +28,14 @@ class ChildDied(Exception):
 
 def prepare(modules: Sequence[str]) -> None:
     """The fork server has the handlers' modules loaded, so that a child begins in milliseconds."""
-    _context.set_forkserver_preload(["consumers.isolation", *modules])
+    _context.set_forkserver_preload(["consumers.isolation", "consumers.execution", *modules])
+    # started now, so that no handler waits for the imports; and deaf to the SIGTERM of a whole process group, because
+    # begun handlers have their grace period
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def call(run: Run, settings: Settings, now_us: int, started: Callable[[Any], None]) -> Any:
@@ -36,8 +44,8 @@ def call(run: Run, settings: Settings, now_us: int, started: Callable[[Any], Non
     child = _context.Process(target=_child, args=(theirs, run, settings, now_us), daemon=True)
     child.start()
     theirs.close()
-    started(child)
     try:
+        started(child)
         kind, value = ours.recv()
     except (EOFError, OSError):
         child.join(1)
@@ -56,7 +64,7 @@ def call(run: Run, settings: Settings, now_us: int, started: Callable[[Any], Non
 def _child(pipe: Connection, run: Run, settings: Settings, now_us: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         builtin.install(settings, lambda: now_us)

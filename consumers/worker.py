@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from redis.exceptions import ResponseError
 from rq.command import parse_payload
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
@@ -22,7 +23,7 @@ from rq.worker.base import WorkerStatus
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError, connect
 from clockjack.settings import Settings
 from consumers.engine import Engine
@@ -50,7 +51,6 @@ class BatchWorker(Worker):
         )
         self.settings, self.handlers = settings, handlers
         self.engine = Engine(database, Queues(settings.redis_url), settings.queue, name, settings.concurrency, call)
-        self._stop = threading.Event()
         self._bell_wanted = threading.Event()
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
@@ -58,20 +58,22 @@ class BatchWorker(Worker):
         engine = self.engine
         self._install_signal_handlers()
         self._wait_for_servers()
-        self.bootstrap("WARNING")
-        for target in (self._ring, self._beat, self._tell):
+        try:
+            self.bootstrap("WARNING")
+        except RedisError as error:  # a full Redis refuses it; the work does not need it
+            log.warning("RQ's tools do not see this worker: %s", error, extra={"action": "bootstrap"})
+        for target in (self._ring, self._beat, self._tell, self._watch):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
         until = float("inf")
         try:
             while time.monotonic() < until:
-                if (self._stop.is_set() or engine.stuck) and until == float("inf"):
-                    engine.stopping = True
+                if engine.stopping and until == float("inf"):
                     until = time.monotonic() + self.settings.grace_s
                     with contextlib.suppress(RedisError):
                         engine.queues.withdraw(self.name)
                 engine.tick()
-                worked = engine.step()
+                worked = self._step()
                 if engine.stopping and (engine.empty or self._only_stuck()):
                     break
                 telemetry.ticked("consumer")
@@ -84,22 +86,30 @@ class BatchWorker(Worker):
             self.teardown()
         return engine.empty
 
+    def _step(self) -> bool:
+        try:
+            return self.engine.step()
+        except Exception:
+            log.exception("a step failed", extra={"action": "step_failed"})
+            time.sleep(TICK_S)
+            return False
+
     def _only_stuck(self) -> bool:
         return self.engine.stuck and all(job.state == "over" for job in list(self.engine.pool.jobs.values()))
 
     def _wait_for_servers(self) -> None:
         told = False
-        while not self._stop.is_set():
+        while not self.engine.stopping:
             try:
                 self.engine.database.now()
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
                 self.connection.ping()
                 return
-            except (Unavailable, RedisError) as error:
+            except (Unavailable, UnknownCommit, RedisError) as error:
                 if not told:
                     log.warning("waiting for the servers: %s", error, extra={"action": "wait"})
                 told = True
-                self._stop.wait(0.5)
+                time.sleep(0.5)
 
     def _ring(self) -> None:
         """The bell is set while the queue holds something: a rotation of a list onto itself blocks until it does."""
@@ -107,7 +117,13 @@ class BatchWorker(Worker):
         while True:
             self._bell_wanted.wait()
             try:
-                if redis.blmove(key, key, timeout=PEEK_S, src="LEFT", dest="LEFT"):  # type: ignore[arg-type]
+                something: object
+                try:
+                    something = redis.blmove(key, key, timeout=PEEK_S, src="LEFT", dest="LEFT")  # type: ignore[arg-type]
+                except ResponseError:  # a full Redis refuses the rotation, but not the pop
+                    time.sleep(0.1)
+                    something = redis.llen(key)
+                if something:
                     self._bell_wanted.clear()
                     self.engine.bell.set()
                     self.engine.wake.set()
@@ -127,6 +143,12 @@ class BatchWorker(Worker):
                 log.exception("heartbeat failed", extra={"action": "heartbeat"})
             time.sleep(max(0.1, BEAT_S - (time.monotonic() - begun)))
 
+    def _watch(self) -> None:
+        """Timeouts and ends of leases are acted on, whatever the loop waits for."""
+        while True:
+            self.engine.watch()
+            time.sleep(TICK_S)
+
     def _tell(self) -> None:
         """Redis hears every 2 s what this consumer serves and has in hand, and RQ that it lives."""
         engine = self.engine
@@ -136,10 +158,14 @@ class BatchWorker(Worker):
                 engine.queues.keep(self.settings.queue, self.name, in_hand, engine.database.clock.now_us())
                 if not engine.stopping:
                     engine.queues.announce(self.name, self.settings.queue, self.handlers(), self.settings.concurrency)
+                live = engine.queues.consumers().values()
+                engine.peers = max(1, sum(c["queue"] == self.settings.queue for c in live))
                 self.heartbeat()
                 self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
-            except (RedisError, Unavailable):
+            except RedisError:
                 log.debug("Redis does not answer")
+            except Exception:
+                log.exception("announcing failed", extra={"action": "announce"})
             time.sleep(BEAT_S)
 
     def _install_signal_handlers(self) -> None:
@@ -147,10 +173,12 @@ class BatchWorker(Worker):
         signal.signal(signal.SIGTERM, self.request_stop)
 
     def request_stop(self, signum: Any = None, frame: Any = None) -> None:
-        """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period."""
-        self._stop.set()
+        """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period.
+
+        A signal handler may touch no lock: the main thread, which it interrupts, may hold it. So it sets a flag, and
+        the loop sees it within 0.25 s.
+        """
         self.engine.stopping = True
-        self.engine.wake.set()
 
     def handle_payload(self, message: Any) -> None:
         """RQ's commands: `shutdown` stops like SIGTERM, `stop-job` ends that handler; others are ignored."""

@@ -12,9 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,8 @@ def answers(port: int, timeout_s: float) -> bool:
     return False
 
 
-def up(home: Path, scale: Mapping[str, int], stop: threading.Event) -> None:
-    """Everything ran, and `home`/up.json said where, until `stop` was set; now nothing runs any more."""
+def up(home: Path, scale: Mapping[str, int], stopped: Callable[[], bool]) -> None:
+    """Everything ran, and `home`/up.json said where, until `stopped()`; now nothing runs any more."""
     with servers_of(home) as (database_url, redis_url):
         password = secrets.token_urlsafe(12)
         env = environment(database_url, redis_url, CLOCKJACK_DASHBOARD_PASSWORD=password)
@@ -111,7 +110,8 @@ def up(home: Path, scale: Mapping[str, int], stop: threading.Event) -> None:
             print(*(f"{name:13} {value}" for name, value in state.items()), f"logs in {home / 'log'}", sep="\n")
             print("Ctrl-C or `make down` stops everything.", flush=True)
             written = None
-            while not stop.wait(0.25):
+            while not stopped():
+                time.sleep(0.25)
                 state["processes"] = supervisor.processes()
                 if state["processes"] != written:
                     write_private(home / "up.json", state)
@@ -149,11 +149,11 @@ def main() -> None:
         sys.exit(f"up: already running as process {(home / 'up.lock').read_text()} on {home}; `make down` ends it")
     os.truncate(held, 0)
     os.pwrite(held, str(os.getpid()).encode(), 0)
-    stop = threading.Event()
+    asked: list[int] = []  # a plain list: a handler may take no lock that the main thread may hold
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, frame: asked.append(number))
     try:
-        up(home, {**SCALE, **read_scale(options.scale)}, stop)
+        up(home, {**SCALE, **read_scale(options.scale)}, lambda: bool(asked))
     except ServerUnavailable as error:
         print(f"up: {error}", file=sys.stderr)
         sys.exit(3)

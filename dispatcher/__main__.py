@@ -8,7 +8,7 @@ import time
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import SettingsError, from_environment
 from dispatcher.loops import Dispatcher
@@ -24,19 +24,19 @@ def main() -> int:
         print(f"dispatcher: {error}", file=sys.stderr)
         return 2
     telemetry.log_to_stdout(settings.log_level, "dispatcher")
-    database = Database(settings.database_url, size=5)
+    database = Database(settings.database_url, size=5, lock_wait_s=1)
     maintenance = Database(settings.database_url, size=1, locks=False)  # its DDL may take longer than 5 s
     dispatcher = Dispatcher(database, Queues(settings.redis_url), maintenance, settings.retention_days)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: dispatcher.stopping.set())
+        signal.signal(number, lambda *_: setattr(dispatcher, "stop", True))
     telemetry.serve_metrics(settings.metrics_port)
-    while not dispatcher.stopping.is_set():
+    while not dispatcher.stop:
         try:
             database.now()
             for warning in server.require(database, unsafe_server=settings.unsafe_server):
                 log.warning(warning, extra={"action": "server"})
             break
-        except Unavailable:
+        except (Unavailable, UnknownCommit):
             time.sleep(0.5)
         except server.Unfit as error:
             print(f"dispatcher: {error}", file=sys.stderr)

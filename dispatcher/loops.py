@@ -1,8 +1,9 @@
-"""The three loops of a dispatcher. Each is a step that can be called by hand; none waits for another.
+"""The loops of a dispatcher. Each is a step that can be called by hand; none waits for another.
 
 * claim: due tasks become runs, which are staged in Redis until they are due.
 * release: staged runs that are due are moved to their queues.
 * look again: live runs whose wake_at has come are pushed again, or lost.
+* measure and maintain: the gauges say how it stands; partitions are made ahead, and old history goes.
 """
 
 import logging
@@ -13,15 +14,16 @@ from typing import Any
 
 from clockjack import telemetry
 from clockjack.ledger import claim, partitions, reports, wake
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
 
 log = logging.getLogger("clockjack.dispatcher")
 
-POLL_S = 0.25
+POLL_S = 0.2
 LOOK_S = 1.0
-MAINTAIN_S = 600.0
+MAINTAIN_S, MAINTAIN_SOON_S = 600.0, 1.0
+SHOWN_QUEUES = 100
 ERROR_PAUSE_S = 0.5
 
 
@@ -34,18 +36,20 @@ class Dispatcher:
         self.database, self.queues, self.retention_days = database, queues, retention_days
         self.maintenance = maintenance or database
         self.ages: dict[str, float] = {}
+        self.stop = False
         self.stopping = threading.Event()
         self._staged = threading.Event()
         self._look = threading.Event()
+        self._memory = claim.Memory()
         self._names: set[str] = set()
         self._epoch: str | None = None
-        self._maintained_s: float | None = None
+        self._peaks: dict[str, float] = {}
         self._cursor = 0
 
     def claim_step(self) -> bool:
         """One batch was claimed and staged; True when more may be waiting."""
         begun = time.monotonic()
-        done = claim.claim(self.database, self.ages)
+        done = claim.claim(self.database, self.ages, memory=self._memory)
         if done.tasks:
             telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
             telemetry.CLAIMED.inc(len(done.ready))
@@ -74,21 +78,29 @@ class Dispatcher:
         return more
 
     def measure_step(self) -> None:
-        """The gauges say how it stands; partitions are ahead and old history gone."""
+        """The gauges say how it stands; queues that hold nothing and that nobody serves are forgotten."""
         self.database.now()
         health = self.database.transaction(reports.health)
         telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
         telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
-        for queue in self.queues.status(self.database.clock.now_us()):
+        status = self.queues.status(self.database.clock.now_us())
+        for gauge in (telemetry.WAITING, telemetry.WAITING_AGE, telemetry.SERVED):
+            gauge.clear()  # names come from SQL too: only those that are there now are shown, and not all of many
+        for queue in status[:SHOWN_QUEUES]:
             telemetry.WAITING.labels(queue["queue"]).set(queue["waiting"])
             telemetry.WAITING_AGE.labels(queue["queue"]).set(queue["oldest_age_s"])
             telemetry.SERVED.labels(queue["queue"]).set(queue["consumers"])
-        if self._maintained_s is None or time.monotonic() - self._maintained_s > MAINTAIN_S:
-            self._maintained_s = time.monotonic()
-            done = partitions.maintain(self.maintenance, self.retention_days, self._cursor)
-            self._cursor = done.pop("cursor", self._cursor)
-            if any(done.values()):
-                log.info("history kept in bounds", extra={"action": "retention", **done})
+        for queue in status:
+            if not queue["consumers"] and self.queues.forget(queue["queue"]):
+                self._names.discard(queue["queue"])
+
+    def maintain_step(self) -> bool:
+        """Partitions are ahead and one page of old history is gone; True when more may be waiting."""
+        done = partitions.maintain(self.maintenance, self.retention_days, self._cursor)
+        self._cursor, more = int(done.pop("cursor", self._cursor)), bool(done.pop("more", False))
+        if any(done.values()):
+            log.info("history kept in bounds", extra={"action": "retention", **done})
+        return more
 
     def _stage(self, ready: list[Ready]) -> None:
         if not ready:
@@ -105,28 +117,37 @@ class Dispatcher:
     def _check_redis(self) -> None:
         """The ages of the queues are known; after a loss of data, what waits for a far look is looked at now."""
         try:
-            now_us = self.database.clock.now_us()
-            before, self.ages = self.ages, self.queues.ages(now_us)
-            self._names.update(self.ages)
+            self.ages = self.queues.ages(self.database.clock.now_us())
             epoch = self.queues.epoch()
         except RedisError:
             return
+        self._names.update(self.ages)
+        for queue, age_s in self.ages.items():
+            self._peaks[queue] = max(age_s, self._peaks.get(queue, 0.0))
         if self._epoch is not None and epoch != self._epoch:
             woken = wake.wake_all(self.database)
             log.warning("Redis lost its data", extra={"action": "redis_lost", "runs": woken})
-        else:
-            calm = [q for q, age in before.items() if age > claim.SATURATED_S and self.ages.get(q, 0.0) < age / 4]
-            if calm:
-                wake.wake_all(self.database, calm)
+            self._peaks.clear()
+        calm = [q for q, peak_s in self._peaks.items() if peak_s > claim.SATURATED_S and self._calmer(q, peak_s)]
+        if calm:
+            wake.wake_all(self.database, calm)
+        self._peaks = {q: age_s for q, age_s in self._peaks.items() if q in self.ages and q not in calm}
         self._epoch = epoch
 
+    def _calmer(self, queue: str, peak_s: float) -> bool:
+        """Its backlog is a quarter of what it was when its runs were told to wait for a far look."""
+        return self.ages.get(queue, 0.0) <= peak_s / 4
+
     def run(self) -> None:
-        """Work until `stopping` is set."""
-        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop, self._measure_loop]
+        """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
+        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop]
+        loops += [self._measure_loop, self._maintain_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
-        self.stopping.wait()
+        while not self.stop:
+            time.sleep(POLL_S)
+        self.stopping.set()
         self._staged.set()
         self._look.set()
         for thread in threads:
@@ -168,6 +189,11 @@ class Dispatcher:
             self._guarded("measure", self.measure_step)
             self.stopping.wait(2.0)
 
+    def _maintain_loop(self) -> None:
+        while not self.stopping.is_set():
+            more = self._guarded("maintain", self.maintain_step)
+            self.stopping.wait(MAINTAIN_SOON_S if more else MAINTAIN_S)
+
     def _guarded(self, name: str, step: Callable[[], Any]) -> Any:
         """The step's value; None when it failed, which is logged and counted, and after which the loop pauses."""
         try:
@@ -179,7 +205,8 @@ class Dispatcher:
             kind = "error"
             log.exception("%s failed", name, extra={"action": f"{name}_failed", "kind": kind})
         else:
-            telemetry.ticked(name)
+            if name != "maintain":  # its turn comes every ten minutes; a tick is for what must happen each second
+                telemetry.ticked(name)
             return value
         telemetry.ERRORS.labels(name, kind).inc()
         self.stopping.wait(ERROR_PAUSE_S)

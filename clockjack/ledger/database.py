@@ -96,7 +96,7 @@ class Database:
     `locks=False` is for long-lived readers and migrations: their sessions are not cut after 3 s.
     """
 
-    def __init__(self, url: str, *, size: int = 4, locks: bool = True) -> None:
+    def __init__(self, url: str, *, size: int = 4, locks: bool = True, lock_wait_s: int = 2) -> None:
         idle_s = 3 if locks else 600
         self.clock = Clock()
         self._engine = sa.create_engine(
@@ -109,11 +109,11 @@ class Database:
             pool_use_lifo=True,
             connect_args={
                 "connect_timeout": 3,
-                "read_timeout": 5 if locks else 120,
+                "read_timeout": 5 if locks else 600,
                 "write_timeout": 5,
                 "charset": "utf8mb4",
                 "init_command": (
-                    f"SET SESSION time_zone='+00:00', sql_mode='{SQL_MODE}', innodb_lock_wait_timeout=2,"
+                    f"SET SESSION time_zone='+00:00', sql_mode='{SQL_MODE}', innodb_lock_wait_timeout={lock_wait_s},"
                     f" lock_wait_timeout=5, wait_timeout={idle_s}, net_read_timeout={idle_s},"
                     f" net_write_timeout={idle_s}"
                 ),
@@ -197,7 +197,7 @@ class Database:
                     if not killed:
                         connection.exec_driver_sql(f"KILL {int(holder)}")
                         killed = True
-            except DBAPIError as error:
+            except (DBAPIError, TimeoutError) as error:
                 if not is_lost(error) and code(error) != 1094:
                     raise
             time.sleep(0.05)

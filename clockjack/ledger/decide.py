@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from clockjack.documents import strict_json
 from clockjack.ledger.tasks import schedule_of
 from clockjack.schedules import ScheduleError, is_occurrence, next_after, validate
 
@@ -21,6 +22,23 @@ class Step:
     state: str | None = None
     missed: tuple[datetime, datetime] | None = None
     invalid: str | None = None
+    counted: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether this is one of the task's max_runs."""
+        return self.counted or self.state == "ready"
+
+
+def payload_fault(text: str | None) -> str | None:
+    """What is wrong with a payload that came by plain SQL (None: it is longer than it may be); None when it is fine."""
+    if text is None:
+        return f"payload: it has more than {PAYLOAD_BYTES} bytes"
+    try:
+        strict_json(text)
+    except Exception as error:
+        return f"payload: {error}"
+    return None
 
 
 def decide(task: Mapping[str, Any], now: datetime) -> Step:
@@ -28,11 +46,9 @@ def decide(task: Mapping[str, Any], now: datetime) -> Step:
     stored = task["next_run_at"]
     if task["state"] in ("cancelled", "invalid"):
         return Step(task, None)
+    if task["max_runs"] is not None and task["runs_claimed"] >= task["max_runs"]:
+        return Step(task, None)
     try:
-        if not task["payload_valid"]:
-            raise ScheduleError("payload", "the payload is not valid JSON")
-        if task["payload_bytes"] > PAYLOAD_BYTES:
-            raise ScheduleError("payload", f"the payload has more than {PAYLOAD_BYTES} bytes")
         schedule = schedule_of(task)
         validate(schedule)
         fires = is_occurrence(schedule, stored)

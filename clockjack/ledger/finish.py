@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, rows
-from clockjack.ledger.runs import FENCE, Held, fence, still
+from clockjack.ledger.runs import FENCE, MINE, Held, fence, still
 
 ERROR_CHARS = 4_000
 Key = tuple[int, int]
@@ -43,7 +43,6 @@ class Finished:
     later: set[Key] = field(default_factory=set)
 
 
-MINE = f"SELECT id, attempt FROM runs WHERE {FENCE} ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
 SUCCEED = (
     "UPDATE runs SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
     f" WHERE {FENCE}"
@@ -77,7 +76,7 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
 
 
 def _fail(connection: Connection, outcome: Outcome) -> None:
-    held, error = outcome.held, outcome.error and outcome.error[:ERROR_CHARS]
+    held, error = outcome.held, outcome.error and _storable(outcome.error)
     values: dict[str, Any] = {"error": error}
     if outcome.retry_in_s is None:
         sets = "state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = :reason"
@@ -95,6 +94,10 @@ def _fail(connection: Connection, outcome: Outcome) -> None:
         ),
         {"id": held.run_id, "due": held.due_at, "outcome": outcome.kind, "error": error},
     )
+
+
+def _storable(text: str) -> str:
+    return text[:ERROR_CHARS].encode("utf-8", "replace").decode()  # a file name may hold half of a surrogate pair
 
 
 def _recorded(connection: Connection, held: Sequence[Held]) -> set[Key]:

@@ -35,7 +35,8 @@ def definition(bounds: list[datetime]) -> str:
 def maintain(database: Database, retention_days: int, cursor: int = 0) -> dict[str, int]:
     """Partitions reach two weeks ahead and old history is gone; returns what was done, {} when another is at it.
 
-    Old one-time tasks are looked for 500 at a time, by primary key: the answer's `cursor` is the next call's.
+    Old one-time tasks are looked for 500 at a time, by primary key: the answer's `cursor` is the next call's, and
+    `more` is not 0 while a page was full.
     """
 
     def body(connection: Connection) -> dict[str, int]:
@@ -57,7 +58,7 @@ def maintain(database: Database, retention_days: int, cursor: int = 0) -> dict[s
 
 
 def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor: int) -> dict[str, int]:
-    done = {"made": 0, "dropped": 0, "tasks": 0, "cursor": 0}
+    done = {"made": 0, "dropped": 0, "tasks": 0, "cursor": 0, "more": 0}
     names = _names(connection)
     missing = [b for b in boundaries(now) if f"p{b:%Y%m%d}" not in names and f"p{b:%Y%m%d}" > max(names, default="")]
     if missing:
@@ -67,11 +68,9 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         if datetime.strptime(name, "p%Y%m%d") <= keep_from and _over(connection, name, keep_from):
             connection.execute(sa.text(f"ALTER TABLE runs DROP PARTITION {name}"))
             done["dropped"] += 1
-    oldest = connection.execute(sa.text("SELECT MIN(id) FROM runs")).scalar()
-    if oldest:
-        changed(connection, "DELETE FROM attempts WHERE run_id < :oldest ORDER BY run_id LIMIT 500", oldest=oldest)
     page = rows(connection, "SELECT id FROM tasks WHERE id > :c ORDER BY id LIMIT 500", c=cursor)
-    done["cursor"] = page[-1]["id"] if page else 0
+    done["cursor"] = page[-1]["id"] if len(page) == 500 else 0
+    done["more"] += len(page) == 500
     if page:
         over = rows(
             connection,
@@ -84,11 +83,16 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         if ids:
             done["tasks"] = changed(connection, "DELETE FROM tasks WHERE id IN :ids AND next_run_at IS NULL", ids=ids)
             changed(connection, "DELETE FROM task_events WHERE task_id IN :ids", ids=ids)
+    oldest = connection.execute(sa.text("SELECT MIN(id) FROM runs")).scalar()
+    if oldest:
+        gone = changed(connection, "DELETE FROM attempts WHERE run_id < :o ORDER BY run_id LIMIT 500", o=oldest)
+        done["more"] += gone == 500
     keys = rows(
         connection,
         "SELECT id FROM idempotency_keys WHERE created_at < :day ORDER BY created_at LIMIT 500",
         day=now - timedelta(days=1),
     )
+    done["more"] += len(keys) == 500
     if keys:
         changed(connection, "DELETE FROM idempotency_keys WHERE id IN :ids", ids=[k["id"] for k in keys])
     return done
@@ -104,7 +108,7 @@ def _names(connection: Connection) -> list[str]:
 
 
 def _over(connection: Connection, name: str, keep_from: datetime) -> bool:
-    live, newest = connection.execute(
-        sa.text(f"SELECT SUM(wake_at IS NOT NULL), MAX(finished_at) FROM runs PARTITION ({name})")
-    ).one()
-    return not live and (newest is None or newest < keep_from)
+    """No row of the partition lives, and none finished within the retention. Both stop at the first that does."""
+    live = f"SELECT 1 FROM runs PARTITION ({name}) WHERE wake_at IS NOT NULL LIMIT 1"
+    young = f"SELECT 1 FROM runs PARTITION ({name}) WHERE finished_at >= :keep LIMIT 1"
+    return not rows(connection, live) and not rows(connection, young, keep=keep_from)

@@ -65,6 +65,7 @@ FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token AND r.state = 'running'
 """
 FENCE = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence AND state = 'running'"
+MINE = f"SELECT id, attempt FROM runs WHERE {FENCE} ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
 HEARTBEAT = f"UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {FENCE}"
 
 
@@ -163,14 +164,22 @@ def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
     return still(connection, held, "running")
 
 
-def hand_back(connection: Connection, held: Sequence[Held]) -> int:
-    """Runs whose handler has not begun are READY again, to be looked at now; no failure is counted."""
-    return changed(
-        connection,
-        "UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
-        f" first_started_at = IF(first_started_at = started_at, NULL, first_started_at) WHERE {FENCE}",
-        **fence(held),
-    )
+def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
+    """Runs whose handler has not begun are READY again, to be looked at now; no failure is counted.
+
+    Returns the (run_id, attempt) whose row somebody has locked at this instant: they are to be given again.
+    """
+    mine = {(row["id"], row["attempt"]) for row in rows(connection, MINE, **fence(held))}
+    ours = [h for h in held if (h.run_id, h.attempt) in mine]
+    if ours:
+        changed(
+            connection,
+            "UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
+            f" first_started_at = IF(first_started_at = started_at, NULL, first_started_at) WHERE {FENCE}",
+            **fence(ours),
+        )
+    rest = [h for h in held if (h.run_id, h.attempt) not in mine]
+    return still(connection, rest, "running") if rest else set()
 
 
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:

@@ -4,6 +4,7 @@ READY: what should be in Redis is pushed again. RUNNING: the lease is over, so t
 with SKIP LOCKED and moved on in one transaction; only after its COMMIT comes Redis.
 """
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,8 +12,10 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger.claim import LOOK_AGAIN, Ready
-from clockjack.ledger.database import Database, UnknownCommit, changed, rows
+from clockjack.ledger.advance import LOOK_AGAIN, Ready
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit, changed, code, is_lost, rows
+
+log = logging.getLogger("clockjack.ledger")
 
 BATCH = 500
 LOST = "the consumer was lost: its lease ran out"
@@ -31,8 +34,11 @@ def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
 def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH) -> tuple[list[Ready], int, bool]:
     """Runs whose wake_at has come moved on: (those to push, attempts found lost, whether more are waiting)."""
 
+    seen: list[Mapping[str, Any]] = []
+
     def body(connection: Connection) -> tuple[list[Ready], int, bool]:
         found = rows(connection, DUE, n=limit)
+        seen[:] = found
         if not found:
             return [], 0, False
         now = database.clock.observe(found[0]["now"])
@@ -48,6 +54,17 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
         return database.transaction(body)
     except UnknownCommit:
         return [], 0, True  # whatever became true, the rows say it: they are looked at again
+    except Exception as error:
+        if is_lost(error) or isinstance(error, Unavailable) or not seen:
+            raise
+        if limit > 1:
+            log.warning("looked at one by one", extra={"action": "look_alone", "code": code(error)})
+            alone = [look_again(database, ages, 1) for _ in list(seen)]
+            return [run for one in alone for run in one[0]], sum(one[1] for one in alone), False
+        put_off = "wake_at = UTC_TIMESTAMP(6) + INTERVAL 60 SECOND"
+        database.transaction(lambda c: _update(c, put_off, seen))
+        log.error("a run cannot be looked at", extra={"action": "poison", "run_id": seen[0]["id"], "code": code(error)})
+        return [], 0, True
 
 
 def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datetime, age_s: float) -> None:

@@ -1,7 +1,7 @@
 -- Every staged job that is due by `now_us` is in its queue's list. Removing comes first: a full Redis refuses the rest.
 -- ARGV: now_us, most jobs a queue, longest list, then the queues
 -- Answers {next due_us or -1, due_us of each job that was moved ...}
-local now, most, moved, soonest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, -1
+local now, most, moved, soonest = tonumber(ARGV[1]), tonumber(ARGV[2]), {''}, -1
 for i = 4, #ARGV do
   local list, staged = 'rq:queue:' .. ARGV[i], 'clockjack:staged:' .. ARGV[i]
   local room = math.min(most, tonumber(ARGV[3]) - redis.call('LLEN', list))
@@ -22,4 +22,5 @@ for i = 4, #ARGV do
     end
   end
 end
-return {string.format('%.0f', soonest), unpack(moved)}
+moved[1] = string.format('%.0f', soonest)
+return moved

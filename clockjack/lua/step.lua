@@ -1,9 +1,11 @@
 -- A consumer's one call a step: what it finished is acknowledged, and the next jobs are popped.
 -- An acknowledgement that finds its own entry gone touches nothing. Removing comes first: a full Redis refuses the rest.
--- ARGV: queue, worker, now_us, now (ISO 8601), most jobs to pop, then the ids to acknowledge
+-- More than what can begin at once (`free`) is popped only up to this consumer's share of a long list: what one hoards,
+-- another could have begun.
+-- ARGV: queue, worker, now_us, now (ISO 8601), most jobs to pop, free, consumers of the queue, then the ids to acknowledge
 -- Answers {1 if `rq suspend` is on else 0, then data and pushed_us of each popped job ('' where its hash is gone)}
 local wip = 'rq:wip:' .. ARGV[1]
-for i = 6, #ARGV do
+for i = 8, #ARGV do
   if redis.call('ZREM', wip, ARGV[i] .. ':' .. ARGV[2]) == 1 then
     redis.call('DEL', 'rq:job:' .. ARGV[i])
   end
@@ -12,7 +14,10 @@ local suspended, most = redis.call('EXISTS', 'rq:suspended'), tonumber(ARGV[5])
 if suspended == 1 or most < 1 then
   return {suspended}
 end
-local ids, popped = redis.call('LPOP', 'rq:queue:' .. ARGV[1], most) or {}, {0}
+local list = 'rq:queue:' .. ARGV[1]
+local share = math.ceil(redis.call('LLEN', list) / math.max(1, tonumber(ARGV[7])))
+most = math.min(most, math.max(tonumber(ARGV[6]), share))
+local ids, popped = most > 0 and redis.call('LPOP', list, most) or {}, {0}
 local expires = math.floor(tonumber(ARGV[3]) / 1000000) + 60
 for _, id in ipairs(ids) do
   local hash = 'rq:job:' .. id

@@ -5,7 +5,7 @@ from typing import Any
 
 from clockjack.ledger import claim, runs
 from clockjack.ledger import finish as finishing
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, changed, rows
 
 TOKEN = b"0123456789abcdef"

@@ -49,6 +49,8 @@ def run(payload: Any, timeout_s: int = 3) -> Run:
 def test_a_post_with_the_runs_key(receiver: str) -> None:
     assert post(run({"url": receiver + "/200", "body": {"a": 1}, "headers": {"X-A": "b"}}), LOOPBACK) == {"status": 200}
     path, headers, body = Receiver.seen[0]
+    post(run({"url": receiver, "headers": {"idempotency-key": "forged", "HOST": "x"}}), LOOPBACK)
+    assert [v for k, v in Receiver.seen[1][1].items() if k.lower() == "idempotency-key"] == ["7-1000000"]
     assert (path, body) == ("/200", b'{"a":1}')
     assert (headers["Idempotency-Key"], headers["X-A"]) == ("7-1000000", "b")
 

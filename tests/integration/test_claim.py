@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger import claim, tasks
-from clockjack.ledger.database import Database
+from clockjack.ledger.database import Database, rows
 from tests.integration.life import claim_all, finish, held, insert, run_of, select, sql, start, task
 
 pytestmark = pytest.mark.mysql
@@ -200,3 +201,69 @@ def test_cancelled_by_sql_fires_no_more(database: Database) -> None:
     sql(database, "UPDATE tasks SET next_run_at = UTC_TIMESTAMP(6) WHERE id = :i", i=one)
     assert claim_all(database) == []
     assert task(database, one)["next_run_at"] is None
+
+
+def test_a_lock_that_somebody_holds_on_a_run_parks_nobody(database: Database, database_url: str) -> None:
+    one = insert(database, 1)
+    claim_all(database)
+    run = run_of(database, one)
+    sql(database, "UPDATE tasks SET next_run_at = run_at WHERE id = :i", i=one)
+    neighbours = [insert(database, 1) for _ in range(3)]
+    memory = claim.Memory()
+    holder = Database(database_url, size=1, locks=False)
+
+    def hold(connection: Connection) -> None:
+        rows(connection, "SELECT id FROM runs WHERE id = :i FOR UPDATE", i=run["id"])
+        assert len(claim.claim(database, {}, memory=memory).ready) == 3
+        assert claim.claim(database, {}, memory=memory).tasks == 0  # put off, not tried again at once
+
+    holder.transaction(hold)
+    assert list(memory.avoid) == [one]
+    assert all(run_of(database, i)["state"] == "ready" for i in neighbours)
+    assert task(database, one)["state"] == "active"
+    memory.avoid[one] = 0.0
+    claim.claim(database, {}, memory=memory)
+    assert (memory.avoid, task(database, one)["next_run_at"]) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    "payload", ["[" * 101 + "]" * 101, "[" * 50_000, '{"a": NaN}', '{"a": 1e999}', "", '"\\ud800"']
+)
+def test_odd_payloads_park_one_task(database: Database, payload: str) -> None:
+    bad = insert(database, 1, payload=payload)
+    good = insert(database, 1)
+    assert len(claim_all(database)) == 1
+    assert (task(database, bad)["state"], run_of(database, good)["state"]) == ("invalid", "ready")
+    assert task(database, bad)["error"].startswith("payload: ")
+
+
+def test_a_payload_that_would_stall_the_claim_is_refused_by_the_server(database: Database) -> None:
+    with pytest.raises(DBAPIError):
+        insert(database, 1, payload='"' + "x" * 300_000 + '"')
+
+
+def test_a_backlog_of_a_saturated_queue_is_walked_through_in_pieces(database: Database) -> None:
+    slow = [insert(database, -60 + i, queue="slow") for i in range(3)]
+    other = insert(database, -30, queue="other")
+    memory = claim.Memory()
+    assert [r.queue for r in claim.claim(database, {"slow": 9.0}, memory=memory).ready] == ["other"]
+    insert(database, -30, queue="other")
+    assert claim.claim(database, {"slow": 9.0}, memory=memory).ready == []  # at most once a second
+    assert run_of(database, other)["state"] == "ready"
+    assert all(task(database, i)["next_run_at"] for i in slow)
+
+
+def test_max_runs_counts_every_run_also_after_pause_and_resume(database: Database) -> None:
+    now = database.now()
+    one = insert(database, None, every_s=1, start_at=now, max_runs=2, next_run_at=now)
+    claim_all(database)
+    for _ in range(3):
+        sql(database, "UPDATE tasks SET state = 'active', next_run_at = UTC_TIMESTAMP(6) WHERE id = :i", i=one)
+        claim_all(database)
+    assert len(select(database, "SELECT id FROM runs")) == 2
+    two = insert(database, None, every_s=3600, start_at=now + timedelta(seconds=2), max_runs=1)
+    sql(database, "UPDATE tasks SET state = 'paused', next_run_at = start_at WHERE id = :i", i=two)
+    claim_all(database)
+    sql(database, "UPDATE tasks SET state = 'active', next_run_at = start_at WHERE id = :i", i=two)
+    assert len(claim_all(database)) == 1
+    assert task(database, two)["runs_claimed"] == 1

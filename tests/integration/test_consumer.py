@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clockjack.handlers import Run
-from clockjack.ledger.database import Database
+from clockjack.ledger.database import Database, rows
 from clockjack.queues import Queues
 from clockjack.settings import Settings
 from consumers import isolation
@@ -42,6 +42,7 @@ class Bench:
         while not condition():
             assert time.monotonic() < give_up, "it did not come true"
             self.engine.bell.set()
+            self.engine.watch()
             self.engine.tick()
             if not self.engine.step():
                 self.engine.wake.wait(0.01)
@@ -238,7 +239,9 @@ def isolated(database: Database, queues: Queues, url: str) -> Bench:
     settings = Settings(database_url=url, redis_url=queues.url, isolated=True)
     isolation.prepare(())
     bench = Bench(database, queues, size=2)
-    bench.engine.pool._call = lambda job, run: isolation.call(run, settings, 0, lambda c: setattr(job, "child", c))
+    pool = bench.engine.pool
+    pool.isolated = True
+    pool._call = lambda job, run: isolation.call(run, settings, 0, lambda child: pool.owns(job, child))
     return bench
 
 
@@ -272,3 +275,94 @@ def test_rq_suspend_and_resume(bench: Bench, queues: Queues) -> None:
         assert time.monotonic() < give_up
         bench.engine.step()
         bench.engine.wake.wait(0.05)
+
+
+def test_what_has_not_begun_keeps_its_short_lease(database: Database, queues: Queues) -> None:
+    bench = Bench(database, queues, size=1)
+    begun, release = threading.Event(), threading.Event()
+    bench.handle = lambda run: begun.set() or (release.wait(10) and None)
+    bench.engine.pool.ewma_s = 0.001
+    ids = [bench.due() for _ in range(2)]
+    bench.until(begun.is_set)
+    bench.engine.beat()
+    left = sorted((run_of(database, i)["wake_at"] - database.now()).total_seconds() for i in ids)
+    assert left[0] <= 6 < 15 < left[1]
+    release.set()
+    bench.until(lambda: bench.engine.empty)
+
+
+def test_a_loop_that_stands_still_loses_its_leases(bench: Bench) -> None:
+    begun, release = threading.Event(), threading.Event()
+    bench.handle = lambda run: begun.set() or (release.wait(20) and None)
+    one = bench.due()
+    bench.until(begun.is_set)
+    before = run_of(bench.database, one)["wake_at"]
+    bench.engine._stepped_s -= 60
+    bench.engine.beat()
+    assert run_of(bench.database, one)["wake_at"] == before
+    bench.engine.tick()
+    bench.engine.beat()
+    assert run_of(bench.database, one)["wake_at"] > before
+    release.set()
+    bench.until(lambda: bench.engine.empty)
+
+
+def test_an_error_text_that_cannot_be_stored_as_it_is_costs_no_retry(bench: Bench) -> None:
+    def handle(run: Run) -> None:
+        raise FileNotFoundError("no file \udcff")
+
+    bench.handle = handle
+    one = bench.due(max_failures=5)
+    bench.until(lambda: run_of(bench.database, one)["failures"] == 1)
+    assert bench.state(one) == "ready"
+
+
+def test_a_handler_that_does_not_stop_spends_its_budget_and_ends_the_worker(bench: Bench) -> None:
+    from consumers import execution
+
+    bench.handle = lambda run: time.sleep(30)  # one call into C: an exception cannot reach it
+    one = bench.due(timeout_s=1, max_failures=1)
+    before, execution.STOP_WITHIN_S = execution.STOP_WITHIN_S, 0.5
+    try:
+        bench.until(lambda: bench.state(one) == "failed")
+    finally:
+        execution.STOP_WITHIN_S = before
+    assert bench.engine.stopping
+    assert bench.engine.stuck
+
+
+def test_a_slow_commit_does_not_keep_a_run_from_beginning(bench: Bench) -> None:
+    from sqlalchemy import event
+
+    one = bench.due()
+    slow = lambda connection: time.sleep(1.2)  # noqa: E731
+    event.listen(bench.database._engine, "commit", slow)
+    try:
+        bench.until(lambda: bench.engine.pool.jobs or bench.engine.pool.outcomes)
+    finally:
+        event.remove(bench.database._engine, "commit", slow)
+    bench.until(lambda: bench.state(one) == "succeeded")
+    assert run_of(bench.database, one)["attempt"] == 1
+
+
+def test_a_hand_back_never_waits_for_a_lock(database: Database, queues: Queues) -> None:
+    bench = Bench(database, queues, size=1)
+    begun, release = threading.Event(), threading.Event()
+    bench.handle = lambda run: begun.set() or (release.wait(10) and None)
+    bench.engine.pool.ewma_s = 0.001
+    ids = [bench.due() for _ in range(2)]
+    bench.until(begun.is_set)
+    (waits,) = [i for i in ids if bench.engine.pool._waiting[0].row["task_id"] == i]
+    bench.engine.stopping = True
+
+    def hold(connection: Any) -> None:
+        rows(connection, "SELECT id FROM runs WHERE task_id = :i FOR UPDATE", i=waits)
+        bench.engine.tick()
+        begin = time.monotonic()
+        bench.engine.step()
+        assert time.monotonic() - begin < 1
+
+    database.transaction(hold)
+    bench.until(lambda: bench.state(waits) == "ready")
+    release.set()
+    bench.until(lambda: bench.engine.empty)

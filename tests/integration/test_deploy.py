@@ -92,4 +92,4 @@ def test_rq_unpickles_nothing_here(queues: Queues) -> None:
     assert queue.serializer is JSONSerializer
     queues.push([ready(1)], NOW_US)
     queues.redis.hset("rq:job:r1-a1", "data", b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-    assert queues.step("default", "w", NOW_US, 1, [])[0] == []
+    assert queues.step("default", "w", NOW_US, (1, 1, 1), [])[0] == []

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger import finish as finishing
 from clockjack.ledger import runs, wake
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, rows
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import Popped
@@ -85,7 +85,7 @@ def test_a_lost_lease_is_a_lost_attempt_and_the_old_holder_is_refused(database: 
     assert [a["outcome"] for a in select(database, "SELECT outcome FROM attempts")] == ["lost"]
     second = start(database, [again], OTHER)
     assert database.transaction(lambda c: runs.heartbeat(c, [old])) == set()
-    assert database.transaction(lambda c: runs.hand_back(c, [old])) == 0
+    assert database.transaction(lambda c: runs.hand_back(c, [old])) == set()
     assert finish(database, Outcome(old, "succeeded", result='"late"')) == {(old.run_id, 1)}
     assert finish(database, Outcome(old, "succeeded")) == {(old.run_id, 1)}
     assert run_of(database, one)["state"] == "running"
@@ -109,7 +109,7 @@ def test_a_heartbeat_gives_20_s(database: Database) -> None:
 
 def test_handed_back_counts_no_failure_and_is_looked_at_now(database: Database) -> None:
     one, _, started = begin(database)
-    assert database.transaction(lambda c: runs.hand_back(c, held(started))) == 1
+    assert database.transaction(lambda c: runs.hand_back(c, held(started))) == set()
     back = run_of(database, one)
     assert (back["state"], back["failures"], back["first_started_at"]) == ("ready", 0, None)
     (again,), _, _ = wake.look_again(database, {})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clockjack.ledger import claim, runs, tasks, wake
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database
 from clockjack.ledger.finish import Outcome, finish
 from tests.integration.life import held, popped, select, sql

@@ -53,7 +53,7 @@ def keys(database: Database) -> dict[str, Any]:
 
 @pytest.mark.parametrize("statement", [claim.FRESH, claim.OVERDUE])
 def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) -> None:
-    values = {"busy": ["x"]} if ":busy" in statement else {}
+    values = {"avoid": [0]} | ({"busy": ["x"], "since": claim.FIRST, "before": None} if ":busy" in statement else {})
     found = plan(filled, statement, n=500, **values)
     assert (found["key"], found["type"]) == ("due", "range")
     assert "filesort" not in (found["Extra"] or "")

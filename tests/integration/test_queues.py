@@ -10,7 +10,7 @@ import pytest
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from clockjack.ledger.claim import Ready
+from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us
 from clockjack.queues import LONGEST_LIST, Queues, job_id
 
@@ -52,7 +52,7 @@ def test_pushing_again_changes_nothing(queues: Queues) -> None:
 
 def test_a_job_just_popped_is_left_alone_and_pushed_anew_a_second_later(queues: Queues) -> None:
     queues.push([ready(1)], NOW_US)
-    assert [p.run_id for p in queues.step("default", "w", NOW_US, 10, [])[0]] == [1]
+    assert [p.run_id for p in queues.step("default", "w", NOW_US, (10, 10, 1), [])[0]] == [1]
     assert queues.push([ready(1)], NOW_US + 900_000) == 0
     assert queues.push([ready(1)], NOW_US + 1_100_000) == 1
     assert waiting(queues) == ["r1-a1"]
@@ -67,9 +67,9 @@ def test_a_hash_without_its_list_is_not_believed(queues: Queues) -> None:
 
 def test_acknowledged_jobs_leave_nothing_behind(queues: Queues) -> None:
     queues.push([ready(1), ready(2)], NOW_US)
-    popped, _ = queues.step("default", "w", NOW_US, 1, [])
+    popped, _ = queues.step("default", "w", NOW_US, (1, 1, 1), [])
     assert [(p.run_id, p.due_at, p.attempt, p.pushed_us) for p in popped] == [(1, NOW, 1, NOW_US)]
-    popped, _ = queues.step("default", "w", NOW_US, 1, ["r1-a1"])
+    popped, _ = queues.step("default", "w", NOW_US, (1, 1, 1), ["r1-a1"])
     assert [p.run_id for p in popped] == [2]
     assert not queues.redis.exists("rq:job:r1-a1")
     assert queues.redis.zrange("rq:wip:default", 0, -1) == [b"r2-a1:w"]
@@ -77,17 +77,17 @@ def test_acknowledged_jobs_leave_nothing_behind(queues: Queues) -> None:
 
 def test_an_acknowledgement_of_somebody_elses_job_touches_nothing(queues: Queues) -> None:
     queues.push([ready(1)], NOW_US)
-    queues.step("default", "one", NOW_US, 1, [])
-    queues.step("default", "two", NOW_US, 0, ["r1-a1"])
+    queues.step("default", "one", NOW_US, (1, 1, 1), [])
+    queues.step("default", "two", NOW_US, (0, 0, 1), ["r1-a1"])
     assert queues.redis.exists("rq:job:r1-a1")
 
 
 def test_given_back_to_the_head_or_to_the_sorted_set(queues: Queues) -> None:
     queues.push([ready(1), ready(2), ready(3)], NOW_US)
-    popped, _ = queues.step("default", "w", NOW_US, 2, [])
+    popped, _ = queues.step("default", "w", NOW_US, (2, 2, 1), [])
     queues.give_back("default", "w", popped, NOW_US)
     assert waiting(queues) == ["r1-a1", "r2-a1", "r3-a1"]
-    popped, _ = queues.step("default", "w", NOW_US, 1, [])
+    popped, _ = queues.step("default", "w", NOW_US, (1, 1, 1), [])
     queues.give_back("default", "w", popped, NOW_US - 5)
     assert (waiting(queues), staged(queues)) == (["r2-a1", "r3-a1"], ["r1-a1"])
     assert queues.redis.zcard("rq:wip:default") == 0
@@ -98,7 +98,7 @@ def test_junk_is_dropped(queues: Queues, junk: bytes) -> None:
     queues.push([ready(1), ready(2)], NOW_US)
     queues.redis.hset("rq:job:r1-a1", "data", junk)
     queues.redis.rpush("rq:queue:default", "no such job")
-    assert [p.run_id for p in queues.step("default", "w", NOW_US, 10, [])[0]] == [2]
+    assert [p.run_id for p in queues.step("default", "w", NOW_US, (10, 10, 1), [])[0]] == [2]
 
 
 def test_a_list_never_grows_past_its_bound(queues: Queues) -> None:
@@ -146,3 +146,27 @@ def test_rq_reads_our_jobs_and_rq_info_shows_the_queue(queues: Queues) -> None:
         [sys.executable, "-m", "rq.cli", "info", "-u", queues.url, "--raw"], capture_output=True, text=True, timeout=30
     )
     assert "default 1" in shown.stdout, shown
+
+
+def test_nobody_hoards_what_another_could_begin(queues: Queues) -> None:
+    queues.push([ready(i) for i in range(1, 101)], NOW_US)
+    assert len(queues.step("default", "w", NOW_US, (90, 10, 2), [])[0]) == 50  # half of a long list
+    assert len(queues.step("default", "w", NOW_US, (90, 40, 2), [])[0]) == 40  # what begins at once
+    assert len(queues.step("default", "w", NOW_US, (90, 0, 2), [])[0]) == 5
+
+
+def test_many_queues_are_released_in_one_call(queues: Queues) -> None:
+    for queue in "abcde":
+        queues.redis.zadd(f"clockjack:staged:{queue}", {f"r{i}-a1": NOW_US - i for i in range(2000)})
+    moved, soonest = queues.release("abcde", NOW_US)
+    assert (len(moved), soonest) == (10_000, None)
+
+
+def test_a_full_redis_still_pops_and_releases(queues: Queues) -> None:
+    queues.push([ready(1), ready(2, 1.0)], NOW_US)
+    queues.redis.config_set("maxmemory", "1")
+    try:
+        assert len(queues.step("default", "w", NOW_US, (9, 9, 1), [])[0]) == 1
+        assert len(queues.release(["default"], NOW_US + 1_000_000)[0]) == 1
+    finally:
+        queues.redis.config_set("maxmemory", "0")

@@ -49,7 +49,11 @@ def upgrade() -> None:
           CONSTRAINT tasks_times CHECK (
             (run_at IS NULL OR (run_at >= '2000-01-01' AND run_at < '2200-01-01'))
             AND (next_run_at IS NULL OR (next_run_at >= '2000-01-01' AND next_run_at < '2200-01-01'))
-            AND (end_at IS NULL OR start_at IS NULL OR end_at > start_at)),
+            AND (start_at IS NULL OR (start_at >= '2000-01-01' AND start_at < '2200-01-01'))
+            AND (end_at IS NULL OR (end_at >= '2000-01-01' AND end_at < '2200-01-01'))
+            AND (end_at IS NULL OR start_at IS NULL OR end_at > start_at)
+            AND created_at >= '2000-01-01' AND created_at < '2200-01-01'),
+          CONSTRAINT tasks_payload CHECK (OCTET_LENGTH(payload) <= 262144),
           CONSTRAINT tasks_policy CHECK (
             timeout_s BETWEEN 1 AND 86400 AND max_failures BETWEEN 1 AND 1000
             AND backoff_s BETWEEN 0 AND 86400 AND backoff_max_s BETWEEN 0 AND 604800

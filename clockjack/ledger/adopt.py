@@ -1,0 +1,72 @@
+"""A due task whose occurrence already has a row: it was claimed, then paused, edited or resumed before it started."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from clockjack.ledger.advance import LOOK_AGAIN, Claimed, Ready, insert, move_on, see
+from clockjack.ledger.clock import Clock
+from clockjack.ledger.database import changed, rows
+from clockjack.ledger.decide import Step, decide
+
+
+def adopt(
+    connection: Connection, clock: Clock, found: Sequence[Mapping[str, Any]], ages: Mapping[str, float]
+) -> Claimed:
+    """A task whose occurrence already has a row moves on; a row that never started follows the task's new schedule.
+
+    READY adopts the task's schedule_version; SKIPPED or CANCELLED as `paused` or `edited` is READY again with the next
+    attempt; anything else stays as it is.
+    """
+    if not found:
+        return Claimed([], 0, 0, full=False)
+    task = found[0]
+    now = clock.observe(task["now"])
+    step = decide(task, now)
+    moments = [task["next_run_at"], *(step.missed[:1] if step.missed else ())]
+    there = rows(
+        connection,
+        "SELECT id, due_at, state, attempt, schedule_version, reason, first_started_at FROM runs"
+        " WHERE task_id = :t AND due_at IN :moments FOR UPDATE",
+        t=task["id"],
+        moments=moments,
+    )
+    taken = {row["due_at"]: row for row in there}
+    if step.missed and step.missed[0] in taken:
+        step.missed = None
+    ready: list[Ready] = []
+    run = taken.get(task["next_run_at"])
+    if run is not None and step.state is not None:
+        state, step.state = step.state, None
+        ready = _revive(connection, step, run, now, ages) if state == "ready" else []
+    ready += insert(connection, [step], now, ages)
+    move_on(connection, [step])
+    see(connection, [step])
+    return Claimed(ready, int(step.invalid is not None), 1, full=False)
+
+
+def _revive(
+    connection: Connection, step: Step, run: Mapping[str, Any], now: datetime, ages: Mapping[str, float]
+) -> list[Ready]:
+    key = {"id": run["id"], "due": run["due_at"], "version": step.task["schedule_version"]}
+    if run["first_started_at"] is not None:
+        return []
+    if run["state"] == "ready":
+        step.counted = run["schedule_version"] != step.task["schedule_version"]  # an edit has set the count to 0
+        changed(connection, "UPDATE runs SET schedule_version = :version WHERE id = :id AND due_at = :due", **key)
+        return []
+    if run["state"] not in ("skipped", "cancelled") or run["reason"] not in ("paused", "edited"):
+        return []
+    step.counted = True
+    wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(step.task["queue"], 0.0))
+    changed(
+        connection,
+        "UPDATE runs SET state = 'ready', attempt = attempt + 1, reason = NULL, finished_at = NULL, wake_at = :wake,"
+        " schedule_version = :version, queue = :queue, skipped_until = NULL WHERE id = :id AND due_at = :due",
+        **key,
+        wake=wake_at,
+        queue=step.task["queue"],
+    )
+    return [Ready(run["id"], run["due_at"], run["attempt"] + 2, step.task["queue"])]
