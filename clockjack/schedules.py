@@ -28,12 +28,21 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import islice
 
-from clockjack import exclusions, recurrence, spread, wallclock
+from clockjack import cron, exclusions, recurrence, spread, wallclock
 from clockjack.timing import FIRST, KINDS, Schedule, ScheduleError, check_interval, check_zone, cron_rule, planned
 from clockjack.wallclock import FOLDS, GAPS, TICK
 from clockjack.zones import LAST
 
-__all__ = ["Schedule", "ScheduleError", "is_occurrence", "next_after", "occurrences", "validate"]
+__all__ = [
+    "Schedule",
+    "ScheduleError",
+    "first",
+    "is_occurrence",
+    "next_after",
+    "occurrences",
+    "validate",
+    "wants_seed",
+]
 
 MAX_JITTER_S = 86_400
 MAX_SEED_LENGTH = 200
@@ -65,7 +74,7 @@ def validate(schedule: Schedule) -> None:
         raise ScheduleError("dst_fold", "dst_fold cannot be 'both' with run_at_local, which runs once")
     if schedule.start_at and schedule.end_at and schedule.end_at <= schedule.start_at:
         raise ScheduleError("end_at", "end_at must be later than start_at")
-    if (not counts or schedule.start_at or schedule.anchor) and next_after(schedule, FIRST - TICK) is None:
+    if (not counts or schedule.start_at or schedule.anchor) and first(schedule) is None:
         raise _never(schedule)
 
 
@@ -75,6 +84,16 @@ def next_after(schedule: Schedule, after: datetime) -> datetime | None:
     start_at and end_at are inclusive. ScheduleError if a part of the schedule that it needs cannot be used.
     """
     return _moved(schedule, after) if schedule.jitter_s else _kept(schedule, after)
+
+
+def first(schedule: Schedule) -> datetime | None:
+    """The first occurrence of all, however long ago; None when there is none."""
+    return next_after(schedule, FIRST - TICK)
+
+
+def wants_seed(schedule: Schedule) -> bool:
+    """Whether its occurrences depend on the seed."""
+    return schedule.jitter_s > 0 or (schedule.cron is not None and cron.wants_seed(schedule.cron))
 
 
 def is_occurrence(schedule: Schedule, instant: datetime) -> bool:
@@ -189,7 +208,7 @@ def _check_rrule(text: object) -> None:
 
 def _never(schedule: Schedule) -> ScheduleError:
     """Why a schedule that is sound in each part never fires."""
-    if schedule.exclude and next_after(replace(schedule, exclude=None), FIRST - TICK):
+    if schedule.exclude and first(replace(schedule, exclude=None)):
         return ScheduleError("exclude", "exclude takes away every occurrence: leave one")
     bound = "end_at" if schedule.end_at else "start_at"
     if not schedule.start_at and not schedule.end_at:

@@ -46,6 +46,11 @@ class Schedule:
     dst_gap: str = "run_after"
     dst_fold: str = "first"
 
+    @property
+    def once(self) -> bool:
+        """Whether it is for one time only."""
+        return self.run_at is not None or self.run_at_local is not None
+
 
 def planned(schedule: Schedule, after: datetime) -> datetime | None:
     """The first occurrence after `after` that the rule of the schedule gives from start_at to end_at."""
