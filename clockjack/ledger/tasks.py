@@ -100,7 +100,8 @@ def first_run(row: dict[str, Any], now: datetime) -> datetime | None:
 def _first_run(row: dict[str, Any], now: datetime) -> datetime:
     found = first_run(row, now)
     if found is None:  # judged here again, for before there is an id nobody knows its slots
-        raise ScheduleError("end_at" if row["end_at"] else "exclude", "never fires: no occurrence is left")
+        kind = next(name for name in _KINDS if row[name] is not None)
+        raise ScheduleError("end_at" if row["end_at"] else kind, "never fires: no occurrence is left")
     return found
 
 
