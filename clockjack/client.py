@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -80,8 +80,9 @@ class Client:
     ) -> dict[str, Any]:
         """The task is registered, exactly once; returns it, with `warnings`.
 
-        When: one of `run_at` (an aware datetime), `in_s`, `cron` (with `timezone`) or `every_s`. `fields` are the
-        columns of a task: queue, name, task_key, start_at, end_at, max_runs, timeout_s, max_failures, backoff_s, …
+        When: one of `run_at` (an aware datetime), `in_s`, `run_at_local` (a datetime without a zone), `cron`, `rrule`
+        (these with `timezone`) or `every_s`. `fields` are the columns of a task: queue, name, task_key, start_at,
+        end_at, exclude (dates, or ranges as text), jitter_s, max_runs, timeout_s, max_failures, backoff_s, …
         """
         if in_s is not None:
             if run_at is not None:
@@ -93,6 +94,12 @@ class Client:
                 if moment.tzinfo is None:
                     raise ValueError(f"{name}: a datetime without a zone; use datetime(…, tzinfo=…)")
                 document[name] = moment.isoformat()
+        if isinstance(wall := document.get("run_at_local"), datetime):
+            if wall.tzinfo is not None:
+                raise ValueError("run_at_local: a datetime with a zone; its zone is the field timezone")
+            document["run_at_local"] = wall.isoformat()
+        if document.get("exclude") is not None:
+            document["exclude"] = [day.isoformat() if isinstance(day, date) else day for day in document["exclude"]]
         document = {name: value for name, value in document.items() if value is not None or name == "payload"}
         return self._once("/v1/tasks", idempotency_key, document)
 

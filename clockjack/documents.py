@@ -1,7 +1,8 @@
 """Rows as the JSON that leaves the house, and JSON as it may come in.
 
-Field names are column names; every moment is RFC 3339 in UTC with microseconds and `Z`. What is read is strict: no NaN
-or Infinity, no number that overflows to them, no name twice in an object, no half of a surrogate pair.
+Field names are column names; every moment is RFC 3339 in UTC with microseconds and `Z`, but run_at_local is what a wall
+clock shows, without an offset. What is read is strict: no NaN or Infinity, no number that overflows to them, no name
+twice in an object, no half of a surrogate pair.
 """
 
 import json
@@ -85,8 +86,8 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _outside(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
-        return moment(value)
-    if name in ("payload", "result") and isinstance(value, str):
+        return value.isoformat() if name == "run_at_local" else moment(value)
+    if name in ("payload", "result", "exclude") and isinstance(value, str):
         try:  # a row written with plain SQL may hold anything: what is no JSON is shown as the text that it is
             return strict_json(value)
         except ValueError:

@@ -3,22 +3,25 @@
 Used by the HTTP API and the command line alike, so both refuse the same things in the same words.
 """
 
-import re
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from clockjack.documents import MAX_DEPTH, compact, depth
-from clockjack.schedules import Schedule, ScheduleError, next_after, validate
+from clockjack import cautions
+from clockjack.documents import MAX_DEPTH, compact, depth, task
+from clockjack.ledger.tasks import schedule_of
+from clockjack.moments import LAST, moment, wall
+from clockjack.schedules import Schedule, ScheduleError, first, next_after, validate
 
 MAX_PAYLOAD_BYTES = 65_536
 OLDEST = timedelta(days=365)
-FIRST, LAST = datetime.fromisoformat("2000-01-01"), datetime.fromisoformat("2199-12-31")
 REDIS_AWAY = "Redis cannot be reached at the moment: what is due starts within 10 seconds after it is back"
-KINDS = ("run_at", "cron", "every_s")
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+KINDS = ("run_at", "in_s", "run_at_local", "cron", "every_s", "rrule")
+
+
+Sent = TypeVar("Sent", bound=BaseModel)
 
 
 class Refused(ValueError):
@@ -28,25 +31,6 @@ class Refused(ValueError):
         # a schedule's own messages begin with the field already
         super().__init__("; ".join(m if m.startswith(f"{f} ") else f"{f or 'body'}: {m}" for f, m in errors))
         self.errors = errors
-
-
-def moment(value: object) -> datetime:
-    """An RFC 3339 text with an offset as naive UTC; a fraction beyond microseconds is rounded up: never early."""
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value  # read before
-    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError("expected RFC 3339 with an offset, such as 2030-01-31T08:30:00Z or 2030-01-31T08:30:00+01:00")
-    date, clock, fraction, offset = match.groups()
-    nanoseconds = int((fraction or "0").ljust(9, "0"))
-    try:
-        when = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").astimezone(UTC)
-        when += timedelta(microseconds=-(-nanoseconds // 1000))
-    except (ValueError, OverflowError):
-        raise ValueError("there is no such date and time") from None
-    if not FIRST <= when.replace(tzinfo=None) <= LAST:
-        raise ValueError("expected a moment in the years 2000 to 2199")
-    return when.replace(tzinfo=None)
 
 
 def _printable(text: str) -> str:
@@ -71,6 +55,7 @@ def _within_limits(value: Any) -> Any:
     return value
 
 
+WallTime = Annotated[datetime, BeforeValidator(wall)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
 Words = Annotated[
@@ -80,22 +65,41 @@ Words = Annotated[
 ]
 
 
-class NewTask(BaseModel):
-    """A registration as it is sent: fields are the columns' names, durations carry their unit."""
+class When(BaseModel):
+    """A schedule as it is sent: fields are the columns' names, durations carry their unit; in_s becomes run_at."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    run_at: Moment | None = None
+    in_s: Annotated[float, Field(ge=0, le=5_000_000_000, allow_inf_nan=False)] | None = None
+    run_at_local: WallTime | None = None
+    cron: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    every_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    rrule: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
+    start_at: Moment | None = None
+    end_at: Moment | None = None
+    exclude: Annotated[list[str], Field(max_length=400)] | None = None
+    jitter_s: Annotated[int, Field(ge=0, le=86_400)] = 0
+    dst_gap: Annotated[str, StringConstraints(max_length=9)] = "run_after"
+    dst_fold: Annotated[str, StringConstraints(max_length=5)] = "first"
+
+
+class Preview(When):
+    """A schedule to be shown: how many of its occurrences, and with the slots of which task (the seed is its id)."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 5
+    seed: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class NewTask(When):
+    """A registration as it is sent."""
 
     handler: Name
     queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=64)] = "default"
     name: Words | None = None
     task_key: Words | None = None
     payload: Annotated[Any, BeforeValidator(_within_limits)] = None
-    run_at: Moment | None = None
-    cron: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
-    every_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
-    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
-    start_at: Moment | None = None
-    end_at: Moment | None = None
     max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
     timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 60
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -103,42 +107,74 @@ class NewTask(BaseModel):
     backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
 
 
-def new_task(document: Any) -> NewTask:
-    """`document` (read from JSON) as a registration; Refused names each field that cannot be used."""
+def read(kind: type[Sent], document: Any) -> Sent:
+    """`document` (read from JSON) as what `kind` says; Refused names each field that cannot be used."""
     if not isinstance(document, dict):
         raise Refused([("", "expected a JSON object")])
     try:
-        return NewTask.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=True, include_input=False)
     raise Refused([(".".join(str(part) for part in e["loc"][:1])[:100], _words(e)) for e in found])
 
 
-def fields(new: NewTask, now: datetime) -> dict[str, Any]:
-    """The column values of `new`, whose schedule is sound and fires after `now` (naive UTC); else Refused."""
-    given = [kind for kind in KINDS if getattr(new, kind) is not None]
+def new_task(document: Any) -> NewTask:
+    """`document` (read from JSON) as a registration; Refused names each field that cannot be used."""
+    return read(NewTask, document)
+
+
+def schedule(sent: When, now: datetime) -> Schedule:
+    """The schedule that was sent at `now` (naive UTC), sound in itself; else Refused. It has no seed."""
+    given = [kind for kind in KINDS if getattr(sent, kind) is not None]
     if len(given) != 1:
         wrong = given[1:] or ["run_at"]
-        raise Refused([(field, "give exactly one of run_at, cron and every_s") for field in wrong])
-    if new.run_at is not None and new.run_at < now - OLDEST:
-        raise Refused([("run_at", "too old: it lies more than a year in the past")])
-    schedule = Schedule(
-        run_at=new.run_at,
-        cron=new.cron,
-        every_s=new.every_s,
-        timezone=new.timezone,
-        start_at=new.start_at,
-        end_at=new.end_at,
+        raise Refused([(field, f"give exactly one of {', '.join(KINDS[:-1])} and {KINDS[-1]}") for field in wrong])
+    run_at = sent.run_at
+    if sent.in_s is not None:
+        run_at = min(now + timedelta(seconds=sent.in_s), LAST)
+    found = Schedule(
+        run_at=run_at,
+        cron=sent.cron,
+        every_s=sent.every_s,
+        timezone=sent.timezone,
+        start_at=sent.start_at,
+        end_at=sent.end_at,
         anchor=now,
+        rrule=sent.rrule,
+        run_at_local=sent.run_at_local,
+        exclude=tuple(sent.exclude) if sent.exclude else None,
+        jitter_s=sent.jitter_s,
+        dst_gap=sent.dst_gap,
+        dst_fold=sent.dst_fold,
     )
     try:
-        validate(schedule)
-        if new.run_at is None and next_after(schedule, now) is None:
-            field = "end_at" if new.end_at else given[0]
-            raise ScheduleError(field, "never fires: no occurrence is left")
+        validate(found)
     except ScheduleError as error:
         raise Refused([(error.field, str(error))]) from None
-    return {name: getattr(new, name) for name in NewTask.model_fields} | {"payload": compact(new.payload)}
+    return found
+
+
+def fields(new: NewTask, now: datetime) -> dict[str, Any]:
+    """The column values of `new`, whose schedule is sound and fires after `now` (naive UTC); else Refused."""
+    found = schedule(new, now)
+    kind = next(name for name in KINDS if getattr(new, name) is not None)
+    due = first(found) if found.once else next_after(found, now)
+    if due is None:
+        raise Refused([("end_at" if new.end_at else kind, "never fires: no occurrence is left")])
+    if due < now - OLDEST:
+        raise Refused([(kind, "too old: it lies more than a year in the past")])
+    values = {name: getattr(new, name) for name in NewTask.model_fields if name != "in_s"}
+    exclude = compact(new.exclude) if new.exclude else None
+    return values | {"run_at": found.run_at, "exclude": exclude, "payload": compact(new.payload)}
+
+
+def answer(row: dict[str, Any], warnings: Sequence[str]) -> str:
+    """The answer to a registration: the task's row as JSON, with these warnings and those of its schedule."""
+    found = list(warnings)
+    if row["next_run_at"] is not None:
+        before = row["next_run_at"] - timedelta(seconds=row["jitter_s"], microseconds=1)
+        found += cautions.warnings(schedule_of(row), before)
+    return compact(task(row) | {"warnings": found})
 
 
 def unserved(served: Mapping[str, Collection[str]], queue: str, handler: str) -> list[str]:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 NO_SHIFT = timedelta(0)
 SAMPLE = timedelta(days=5)
 SECOND = timedelta(seconds=1)
+LAST = datetime(2199, 12, 31, 23, 59, 59, 999999)  # nothing is looked for after it
 
 
 class Change(NamedTuple):
@@ -50,6 +51,15 @@ def stretch(zone: str, instant: datetime) -> tuple[Change, datetime]:
     index = bisect_right(changes, instant, key=_at)
     end = changes[index].at if index < len(changes) else datetime(instant.year + 1, 1, 1)
     return changes[index - 1], end
+
+
+def next_change(zone: str, instant: datetime) -> Change | None:
+    """The first change after `instant`, if there is one before the end of the next year."""
+    for year in (instant.year, instant.year + 1):
+        for change in changes_of(zone, year):
+            if change.at > instant and change.before != change.after:
+                return change
+    return None
 
 
 @lru_cache(maxsize=16_384)

@@ -19,6 +19,7 @@ from clockjack.ledger.acceptance import KeyReused
 from clockjack.ledger.database import AGAIN, Unavailable, UnknownCommit, code
 from clockjack.ledger.tasks import StateConflict
 from clockjack.registration import Refused
+from clockjack.schedules import ScheduleError
 
 log = logging.getLogger("producer")
 MEDIA_TYPE = "application/problem+json"
@@ -84,6 +85,8 @@ def as_problem(error: Exception) -> Problem | None:
         case Refused():
             found = [{"pointer": _pointer(field), "detail": message} for field, message in error.errors]
             return Problem("invalid-fields", str(error), errors=found)
+        case ScheduleError():
+            return as_problem(Refused([(error.field, str(error))]))
         case KeyReused():
             return Problem("idempotency-key-reused")
         case StateConflict():
@@ -110,6 +113,7 @@ def install(app: FastAPI) -> None:
     for kind in (
         Problem,
         Refused,
+        ScheduleError,
         KeyReused,
         StateConflict,
         Unavailable,

@@ -1,9 +1,10 @@
-"""The routes under /v1: register, read and control tasks, read runs.
+"""The routes under /v1: register, read and control tasks, read runs, preview schedules.
 
 Handlers are plain functions on at most 16 threads, each with one connection of the pool; the transaction begins and
 ends inside the handler.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ from clockjack import documents, registration, telemetry
 from clockjack.ledger import acceptance, reports, tasks
 from clockjack.ledger.acceptance import Answer, Change
 from clockjack.ledger.database import Database, from_us, to_us
+from clockjack.preview import preview
 from producer import cursors
 from producer.problems import Problem
 from producer.requests import Body, Caller, body, caller, document, ticket
@@ -44,7 +46,11 @@ class TaskFilter(Page):
     task_key: Annotated[str, Field(max_length=200)] | None = None
 
 
-_NEW_TASK = {"requestBody": {"content": {"application/json": {"schema": registration.NewTask.model_json_schema()}}}}
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+_NEW_TASK, _PREVIEW = _body(registration.NewTask), _body(registration.Preview)
 
 
 @router.post("/tasks", status_code=201, openapi_extra=_NEW_TASK)
@@ -64,13 +70,23 @@ def register(request: Request, asking: Asking, sent: Sent) -> Response:
 
     def write(row: dict[str, Any]) -> str:
         due.append(row["next_run_at"])
-        return documents.compact(documents.task(row) | {"warnings": warnings})
+        return registration.answer(row, warnings)
 
     done = acceptance.register(database, asking.namespace, values, actor=asking.actor, write=write, ticket=mark)
     telemetry.REGISTRATION.labels("http").observe(sent.age_s)
     if not done.replayed and due[-1] is not None and due[-1] - now < DUE_SOON:
         request.app.state.notices.nudge("claim")
     return _response(done)
+
+
+@router.post("/schedules/preview", openapi_extra=_PREVIEW)
+def preview_schedule(request: Request, sent: Sent) -> Response:
+    """What a schedule means, before a task has it: its words, its next occurrences, its surprises."""
+    database: Database = request.app.state.database
+    now = database.clock.now() if database.clock.known else database.now()
+    wanted = registration.read(registration.Preview, document(sent.raw))
+    schedule = replace(registration.schedule(wanted, now), seed=wanted.seed)
+    return _json(preview(schedule, now, wanted.count))
 
 
 @router.get("/tasks")

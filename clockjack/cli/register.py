@@ -20,14 +20,20 @@ def add(
     at: Annotated[str | None, typer.Option(help="run_at, RFC 3339 with an offset")] = None,
     in_: Annotated[str | None, typer.Option("--in", help="from now: 10, 10s, 5m, 2h, 1d")] = None,
     cron: Annotated[str | None, typer.Option(help="5 fields, or 6 with the seconds first")] = None,
-    tz: Annotated[str, typer.Option("--tz", help="the cron's zone, such as Europe/Berlin")] = "UTC",
+    tz: Annotated[str, typer.Option("--tz", help="the zone, such as Europe/Berlin")] = "UTC",
     every: Annotated[int | None, typer.Option("--every", metavar="SECONDS", help="every_s")] = None,
+    rrule: Annotated[str | None, typer.Option(help="RFC 5545, without DTSTART")] = None,
+    at_local: Annotated[str | None, typer.Option(help="run_at_local, such as 2030-01-31T08:30:00")] = None,
     key: Annotated[str | None, typer.Option(help="task_key: the same key changes the same task")] = None,
     queue: str = "default",
     name: str | None = None,
     start_at: str | None = None,
     end_at: str | None = None,
     max_runs: int | None = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="2026-12-25 or 2026-12-24/2027-01-01; also twice")] = None,
+    jitter: Annotated[int, typer.Option(metavar="SECONDS", help="jitter_s")] = 0,
+    dst_gap: Annotated[str, typer.Option(help="run_after or skip")] = "run_after",
+    dst_fold: Annotated[str, typer.Option(help="first, last or both")] = "first",
     timeout: Annotated[int, typer.Option(metavar="SECONDS", help="timeout_s")] = 60,
     max_failures: int = 5,
     backoff: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_s")] = 2,
@@ -35,7 +41,7 @@ def add(
     namespace: Namespace = "default",
     json: Json = False,
 ) -> None:
-    """Register a task: once (--at, --in) or again and again (--cron, --every)."""
+    """Register a task: once (--at, --in, --at-local) or again and again (--cron, --every, --rrule)."""
     if at is not None and in_ is not None:
         raise Failed("run_at: give either --at or --in", 2)
     wait = None if in_ is None else _duration(in_)
@@ -47,6 +53,8 @@ def add(
         "handler": handler, "payload": value, "run_at": at, "cron": cron, "timezone": tz, "every_s": every,
         "task_key": key, "queue": queue, "name": name, "start_at": start_at, "end_at": end_at, "max_runs": max_runs,
         "timeout_s": timeout, "max_failures": max_failures, "backoff_s": backoff, "backoff_max_s": backoff_max,
+        "rrule": rrule, "run_at_local": at_local, "exclude": exclude, "jitter_s": jitter, "dst_gap": dst_gap,
+        "dst_fold": dst_fold,
     }  # fmt: skip
     with session.ledger() as database:
         now = database.now()
@@ -59,7 +67,7 @@ def add(
             namespace,
             values,
             actor=session.ACTOR,
-            write=lambda row: documents.compact(documents.task(row) | {"warnings": warnings}),
+            write=lambda row: registration.answer(row, warnings),
         )
     if registration.REDIS_AWAY not in warnings:
         session.nudge("claim")
@@ -69,7 +77,7 @@ def add(
         return
     verb = "registered" if done.status == 201 else "brought to these values"
     print(f"task {task['id']} {verb}, next due {task['next_run_at'] or 'never'}")
-    for warning in warnings:
+    for warning in task["warnings"]:
         show.complain(f"warning: {warning}")
 
 

@@ -27,7 +27,8 @@ from clockjack.ledger.database import (
     rows,
 )
 from clockjack.ledger.decide import Step
-from clockjack.schedules import FIRST
+from clockjack.ledger.tasks import SCHEDULE
+from clockjack.moments import FIRST
 
 log = logging.getLogger("clockjack.ledger")
 
@@ -37,8 +38,8 @@ AVOID_S = 5.0
 OVERDUE_EVERY_S = 1.0
 
 _COLUMNS = (
-    "id, queue, state, run_at, cron, every_s, timezone, start_at, end_at, max_runs, runs_claimed, next_run_at,"
-    " schedule_version, version, created_at, UTC_TIMESTAMP(6) AS now"
+    f"id, queue, state, {', '.join(SCHEDULE)}, runs_claimed, next_run_at, schedule_version, version, created_at,"
+    " UTC_TIMESTAMP(6) AS now"
 )
 FRESH = (
     f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from clockjack.documents import strict_json
 from clockjack.ledger.tasks import schedule_of
-from clockjack.schedules import ScheduleError, is_occurrence, next_after, validate
+from clockjack.schedules import ScheduleError, first, is_occurrence, next_after, validate
 
 ON_TIME = timedelta(seconds=10)
 PAYLOAD_BYTES = 65_536
@@ -54,8 +54,8 @@ def decide(task: Mapping[str, Any], now: datetime) -> Step:
         fires = is_occurrence(schedule, stored)
         if task["state"] == "paused":
             return Step(task, None, "skipped" if fires else None)
-        if not fires:  # a new or changed row: the stored time only says from when on to look
-            return Step(task, next_after(schedule, stored))
+        if not fires:  # a new or changed row: the stored time only says from when on to look, and not if it runs once
+            return Step(task, first(schedule) if schedule.once else next_after(schedule, stored))
         goes_to, missed = next_after(schedule, stored), None
         if task["max_runs"] is not None and task["runs_claimed"] + 1 >= task["max_runs"]:
             goes_to = None

@@ -75,7 +75,8 @@ def _maintain(connection: Connection, now: datetime, keep_from: datetime, cursor
         over = rows(
             connection,
             "SELECT t.id FROM tasks t LEFT JOIN runs r ON r.task_id = t.id WHERE t.id IN :ids"
-            " AND t.run_at < :keep AND t.next_run_at IS NULL AND t.updated_at < :keep AND r.id IS NULL",
+            " AND COALESCE(t.run_at, t.run_at_local) < :keep AND t.next_run_at IS NULL AND t.updated_at < :keep"
+            " AND r.id IS NULL",
             ids=[p["id"] for p in page],
             keep=keep_from,
         )

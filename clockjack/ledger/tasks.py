@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
-from clockjack.schedules import Schedule, next_after
+from clockjack.schedules import Schedule, ScheduleError, first, next_after, validate, wants_seed
 
-SCHEDULE = ("run_at", "cron", "every_s", "timezone", "start_at", "end_at", "max_runs")
+DEFAULTS = {"timezone": "UTC", "jitter_s": 0, "dst_gap": "run_after", "dst_fold": "first"}
+_KINDS = ("run_at", "run_at_local", "cron", "every_s", "rrule")
+SCHEDULE = (*_KINDS, "start_at", "end_at", "max_runs", "exclude", *DEFAULTS)
 WORK = ("name", "handler", "queue", "payload", "timeout_s", "max_failures", "backoff_s", "backoff_max_s")
 STANDING = ("runs_claimed", "state", "next_run_at", "schedule_version", "version", "error", "created_at", "updated_at")
 COLUMNS = ", ".join(("id", "namespace", "task_key", *WORK, *SCHEDULE, *STANDING))
@@ -34,7 +36,7 @@ class Registered:
 
 
 def schedule_of(row: Any) -> Schedule:
-    """The schedule that a task's row describes."""
+    """The schedule that a task's row describes. `H` and jitter have the slots of its id."""
     return Schedule(
         run_at=row["run_at"],
         cron=row["cron"],
@@ -43,6 +45,13 @@ def schedule_of(row: Any) -> Schedule:
         start_at=row["start_at"],
         end_at=row["end_at"],
         anchor=row["created_at"],
+        rrule=row["rrule"],
+        run_at_local=row["run_at_local"],
+        exclude=row["exclude"],
+        jitter_s=row["jitter_s"],
+        seed=str(row.get("id", "")),
+        dst_gap=row["dst_gap"],
+        dst_fold=row["dst_fold"],
     )
 
 
@@ -51,10 +60,10 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
 
     An unchanged schedule keeps its next_run_at; a changed one counts from now. A cancelled or invalid task of that key
     becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call
-    again after the rollback.
+    again after the rollback. ScheduleError if with the slots of its id the task never fires.
     """
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    values = {name: fields.get(name) for name in (*SCHEDULE, *WORK)}
+    values = {name: fields.get(name, DEFAULTS.get(name)) for name in (*SCHEDULE, *WORK)}
     if fields.get("task_key") is not None:
         found = rows(
             connection,
@@ -65,21 +74,35 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
         if found:
             return Registered(_bring_to(connection, found[0], values, now, actor), created=False)
     row = values | {"namespace": namespace, "task_key": fields.get("task_key"), "created_at": now, "updated_at": now}
-    row["next_run_at"] = first_run(row, now)
+    seeded = wants_seed(schedule_of(row))
+    row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
     row["version"] = 1
     names = list(row)
     row["id"] = inserted(
         connection, f"INSERT INTO tasks ({', '.join(names)}) VALUES ({', '.join(':' + n for n in names)})", **row
     )
+    if seeded:
+        row["next_run_at"] = _first_run(row, now)
+        changed(
+            connection, "UPDATE tasks SET next_run_at = :next WHERE id = :id", next=row["next_run_at"], id=row["id"]
+        )
     _event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
     return Registered(row | {"state": "active", "schedule_version": 1, "runs_claimed": 0, "error": None}, created=True)
 
 
 def first_run(row: dict[str, Any], now: datetime) -> datetime | None:
-    """When a task with this schedule is due first, seen from `now`."""
-    if row["run_at"] is not None:
-        return row["run_at"]  # type: ignore[no-any-return]
-    return next_after(schedule_of(row), now)
+    """When a task with this schedule is due first, seen from `now`; ScheduleError if it cannot be used."""
+    schedule = schedule_of(row)
+    validate(schedule)
+    return first(schedule) if schedule.once else next_after(schedule, now)
+
+
+def _first_run(row: dict[str, Any], now: datetime) -> datetime:
+    found = first_run(row, now)
+    if found is None:  # judged here again, for before there is an id nobody knows its slots
+        kind = next(name for name in _KINDS if row[name] is not None)
+        raise ScheduleError("end_at" if row["end_at"] else kind, "never fires: no occurrence is left")
+    return found
 
 
 def get(connection: Connection, namespace: str, task_id: int, *, lock: bool = False) -> dict[str, Any] | None:
@@ -104,7 +127,7 @@ def pause(connection: Connection, namespace: str, task_id: int, *, actor: str) -
 
 
 def resume(connection: Connection, namespace: str, task_id: int, *, actor: str) -> dict[str, Any] | None:
-    """The task is active and due at its next occurrence; a one-time task that never ran is due at its run_at."""
+    """The task is active and due at its next occurrence; a one-time task that never ran is due at its time."""
     task = get(connection, namespace, task_id, lock=True)
     if task is None or task["state"] == "active":
         return task
@@ -163,7 +186,7 @@ def _bring_to(
     if any(name in new for name in SCHEDULE) or task["state"] in ("cancelled", "invalid"):
         new["schedule_version"] = task["schedule_version"] + 1
         new["runs_claimed"] = 0
-        new["next_run_at"] = first_run(task | values, now)
+        new["next_run_at"] = _first_run(task | values, now)
     if task["state"] in ("cancelled", "invalid"):
         new |= {"state": "active", "error": None}
     return _update(connection, task, new, "edited", actor) if new else task
@@ -183,7 +206,7 @@ def _update(
 
 
 def _words(row: dict[str, Any]) -> str:
-    return ", ".join(f"{n}={row[n]}" for n in SCHEDULE if row.get(n) is not None and (n != "timezone" or row["cron"]))
+    return ", ".join(f"{name}={row[name]}" for name in SCHEDULE if row[name] not in (None, DEFAULTS.get(name)))
 
 
 def _event(connection: Connection, row: dict[str, Any], action: str, actor: str, detail: str | None) -> None:

@@ -10,14 +10,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
+from clockjack.ledger import keys
 from clockjack.ledger.database import Database
 from clockjack.ledger.migrate import migrate
 from clockjack.queues import Queues
+from clockjack.settings import Settings
 from deploy import servers
+from producer.app import create_app
 
 ran_on = {"database": "", "not_run": ""}
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
@@ -99,3 +104,21 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def queues(redis_url: str) -> Queues:
     return Queues(redis_url)
+
+
+@pytest.fixture
+def app(database_url: str, redis_url: str) -> Any:
+    return create_app(Settings(database_url=database_url, redis_url=redis_url))
+
+
+@pytest.fixture
+def anonymous(app: Any) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def http(anonymous: TestClient, database: Database) -> TestClient:
+    key = database.transaction(lambda c: keys.create(c, "default", "test"))
+    anonymous.headers["Authorization"] = f"Bearer {key}"
+    return anonymous

@@ -150,8 +150,11 @@ def test_next_needs_no_server(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("CLOCKJACK_DATABASE_URL")
     monkeypatch.delenv("CLOCKJACK_REDIS_URL")
     argv = ["next", "30 2 * * *", "--tz", "Europe/Berlin", "--count", "2", "--from", "2026-03-27T12:00:00Z"]
-    assert [due["local"] for due in shell.json(*argv)] == ["2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00"]
-    assert len(shell("next", "@hourly").splitlines()) == 6
+    assert [due["local"] for due in shell.json(*argv)["next"]] == [
+        "2026-03-28T02:30:00+01:00",
+        "2026-03-29T03:00:00+02:00",
+    ]
+    assert len(shell("next", "@hourly").splitlines()) == 7  # the words, the columns, five times
 
 
 def test_keys(shell: Shell, database: Database) -> None:

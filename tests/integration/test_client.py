@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -66,6 +66,18 @@ def client(producer: Producer, database: Database) -> Iterator[Client]:
 
 def count(database: Database) -> int:
     return int(database.transaction(lambda c: c.execute(sa.text("SELECT COUNT(*) FROM tasks")).scalar_one()))
+
+
+def test_every_option_of_a_schedule_is_sent(client: Client) -> None:
+    wall = datetime(2030, 3, 31, 2, 30)
+    local = client.schedule("mock", run_at_local=wall, timezone="Europe/Berlin")
+    assert (local["run_at_local"], local["next_run_at"]) == ("2030-03-31T02:30:00", "2030-03-31T01:00:00.000000Z")
+    days = [date(2030, 1, 1), "2030-01-03/2030-01-05"]
+    daily = client.schedule("mock", rrule="FREQ=DAILY", start_at=FUTURE, exclude=days, jitter_s=60, dst_fold="last")
+    assert daily["exclude"] == ["2030-01-01", "2030-01-03/2030-01-05"]
+    assert daily["next_run_at"].startswith("2030-01-02T00:00:")
+    with pytest.raises(ValueError, match="run_at_local"):
+        client.schedule("mock", run_at_local=FUTURE)
 
 
 def test_a_task_is_scheduled_and_controlled(client: Client) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,29 +15,9 @@ from clockjack.ledger import database as ledger
 from clockjack.ledger import keys, tasks
 from clockjack.ledger.database import Database, UnknownCommit
 from clockjack.queues import Queues
-from clockjack.settings import Settings
 from deploy import servers
-from producer.app import create_app
 
 FUTURE = "2030-01-01T00:00:00Z"
-
-
-@pytest.fixture
-def app(database_url: str, redis_url: str) -> Any:
-    return create_app(Settings(database_url=database_url, redis_url=redis_url))
-
-
-@pytest.fixture
-def anonymous(app: Any) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture
-def http(anonymous: TestClient, database: Database) -> TestClient:
-    key = database.transaction(lambda c: keys.create(c, "default", "test"))
-    anonymous.headers["Authorization"] = f"Bearer {key}"
-    return anonymous
 
 
 def count(database: Database, table: str = "tasks") -> int:

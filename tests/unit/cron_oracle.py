@@ -1,12 +1,12 @@
 """A second, slow opinion on cron: it walks every minute of UTC, as cron(8) lives through them, without a cron library.
 
-`python -m tests.unit.cron_oracle --windows 20000` compares it with `clockjack.schedules` in windows around the clock
-changes of 2015-2037, and exits with 1 if they differ anywhere.
+`python -m tests.unit.cron_oracle --windows 20000` compares it with `clockjack.schedules` in windows near every clock
+change of every zone in 2015-2037, under all options for clock changes, and exits with 1 if they differ anywhere.
+`--cronsim` asks that library for a second opinion, `--cost` measures.
 """
 
 import argparse
 import random
-import struct
 import sys
 import time
 from calendar import monthrange
@@ -14,13 +14,19 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from importlib import resources
+from itertools import cycle, islice
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from clockjack import zones
-from clockjack.schedules import Schedule, next_after
+from clockjack import schedules
+from clockjack.schedules import Schedule
+from tests.unit import zone_files
 
 MINUTE = timedelta(minutes=1)
 CORRECTION = timedelta(hours=3)
+GAPS, FOLDS = ("run_after", "skip"), ("first", "last", "both")
+Options = tuple[str, str]
+DEFAULT: Options = ("run_after", "first")
 WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 NICKNAMES = {
@@ -73,6 +79,16 @@ EXPRESSIONS = [
     *("30 2 * * L0", "0 3 */2 * 0", "0 2 29-31 MAR,OCT SUN", "30 2 1-7 * SAT-MON", "0 0 24 4 *", "1 0 1 1 *"),
     *("0 30 2 * * *", "15 30 2 * * *", "10,40 5,35 2 * * *", "*/20 0 * * * *", "59 59 1-3 * * *", "30 */10 2 * * *"),
 ]
+
+
+class Window(NamedTuple):
+    """A question: what fires after `after` and up to `until`."""
+
+    cron: str
+    zone: str
+    after: datetime
+    until: datetime
+    options: Options = DEFAULT
 
 
 @cache
@@ -138,28 +154,46 @@ def matches(cron: str, wall: datetime) -> bool:
     return wall.minute in minutes and wall.hour in hours and day_matches(cron, wall.date())
 
 
-def occurrences(cron: str, zone: str, after: datetime, until: datetime) -> list[datetime]:
+def occurrences(cron: str, zone: str, after: datetime, until: datetime, options: Options = DEFAULT) -> list[datetime]:
     """What fires after `after` and up to `until` (naive UTC), minute by minute."""
-    seconds, *_, fixed = parse(cron)
+    seconds, minutes, hours, *_, fixed = parse(cron)
+    gap, fold = options
     begin = after.replace(second=0, microsecond=0) - 4 * timedelta(hours=1)
-    walls = wall_clock(zone, begin, int((until - begin) / MINUTE) + 1)
+    count = int((until - begin) / MINUTE) + 1
+    walls = wall_clock(zone, begin, count + 4 * 60)
+    passes, lost = passes_of(walls), lost_before(walls)
     found = []
-    until_wall = previous = walls[0]
-    for index, wall in enumerate(walls[1:], 1):
-        now = begin + index * MINUTE
-        jump = wall - previous - MINUTE
-        hit, lost = matches(cron, wall), False
-        if jump and abs(jump) <= CORRECTION:
-            lost = fixed and any(matches(cron, previous + k * MINUTE) for k in range(1, jump // MINUTE + 1))
-            until_wall = previous + MINUTE
-        elif jump:
-            until_wall = wall
-        previous = wall
-        if fixed and wall < until_wall:
-            continue  # the first pass has had it
-        if hit or lost:
+    for index, wall in enumerate(walls[1:count], 1):
+        hit = wall.minute in minutes and wall.hour in hours and day_matches(cron, wall.date())
+        made_up = fixed and gap == "run_after" and any(matches(cron, missing) for missing in lost.get(index, ()))
+        if fixed and fold != "both" and passes.get(index, fold) != fold:
+            continue
+        if hit or made_up:
+            now = begin + index * MINUTE
             found += [now + timedelta(seconds=s) for s in (sorted(seconds) if hit else [min(seconds)])]
     return [instant for instant in found if after < instant <= until]
+
+
+def passes_of(walls: list[datetime]) -> dict[int, str]:
+    """For each minute that the clocks show twice because of a clock change: is it the first or the last time."""
+    found = {}
+    for index in range(1, len(walls)):
+        back = walls[index - 1] + MINUTE - walls[index]
+        if timedelta(0) < back <= CORRECTION:
+            for step in range(back // MINUTE):
+                found[index + step] = "last"
+                found[index - 1 - step] = "first"
+    return found
+
+
+def lost_before(walls: list[datetime]) -> dict[int, list[datetime]]:
+    """What the clocks have just skipped at this minute because of a clock change."""
+    found = {}
+    for index in range(1, len(walls)):
+        jump = walls[index] - walls[index - 1] - MINUTE
+        if timedelta(0) < jump <= CORRECTION:
+            found[index] = [walls[index - 1] + step * MINUTE for step in range(1, jump // MINUTE + 1)]
+    return found
 
 
 @cache
@@ -173,32 +207,6 @@ def wall_clock(zone: str, begin: datetime, minutes: int) -> list[datetime]:
     place = load(zone)
     aware = begin.replace(tzinfo=UTC)
     return [(aware + n * MINUTE).astimezone(place).replace(tzinfo=None) for n in range(minutes)]
-
-
-def zone_changes_differ(zone: str, years: range) -> str:
-    """Where `zones.changes_of` and the zone's file (RFC 8536) disagree in these years; "" if nowhere.
-
-    The file lists changes up to some instant; from then on a rule in its last line makes two a year, or none.
-    """
-    data = resources.files("tzdata").joinpath(f"zoneinfo/{zone}").read_bytes()
-    start = 0
-    for size in (4, 8):  # the second part has the 64-bit times
-        utc_flags, std_flags, leaps, times, types, letters = struct.unpack_from(">6l", data, start + 20)
-        body, start = start + 44, start + 44 + times * (size + 1) + types * 6 + letters + leaps * (size + 4)
-        start += std_flags + utc_flags
-    offsets = [struct.unpack_from(">l", data, body + 9 * times + 6 * kind)[0] for kind in range(types)]
-    instants = [datetime(1970, 1, 1) + timedelta(seconds=s) for s in struct.unpack_from(f">{times}q", data, body)]
-    listed = [offsets[0], *(offsets[kind] for kind in data[body + 8 * times : body + 9 * times])]
-    expected = [change for change in zip(instants, listed, listed[1:], strict=False) if change[1] != change[2]]
-    last = instants[-1] if instants else datetime.min
-    for year in years:
-        found = [change for change in zones.changes_of(zone, year)[1:] if change.at.year == year]
-        seconds = [(at, before.total_seconds(), after.total_seconds()) for at, before, after in found if at <= last]
-        if seconds != [change for change in expected if change[0].year == year]:
-            return f"{zone} in {year}: listed changes"
-        if year > last.year and len(found) != (2 if b"," in data.splitlines()[-1] else 0):
-            return f"{zone} in {year}: {len(found)} changes by rule"
-    return ""
 
 
 @cache
@@ -215,22 +223,22 @@ def half_days_with_changes(zone: str, first_year: int = 2015, last_year: int = 2
     return found
 
 
-def windows(
-    seed: int, count: int, places: list[str], last_year: int = 2037
-) -> Iterator[tuple[str, str, datetime, datetime]]:
-    """`count` times (cron, zone, after, until), drawn by the seed: half of the expressions are made up."""
+def windows(seed: int, count: int, places: list[str], last_year: int = 2037) -> Iterator[Window]:
+    """`count` windows, drawn by the seed, near the changes of these zones: each change equally often.
+
+    Half of the expressions are made up, and half of the windows have the default options.
+    """
     dice = random.Random(seed)
-    while count:
-        zone = dice.choice(places)
-        changes = half_days_with_changes(zone, 2015, last_year)
-        if not changes:
-            continue
+    changes = [(zone, half_day) for zone in places for half_day in half_days_with_changes(zone, 2015, last_year)]
+    dice.shuffle(changes)
+    for zone, half_day in islice(cycle(changes), count):
         cron = dice.choice(EXPRESSIONS) if dice.random() < 0.5 else made_up(dice)
-        after = dice.choice(changes) + timedelta(seconds=dice.randrange(-10 * 3600, 12 * 3600))
+        after = half_day + timedelta(seconds=dice.randrange(-10 * 3600, 12 * 3600))
         if dice.random() < 0.5:
             after = after.replace(second=0)
-        yield cron, zone, after, after + timedelta(hours=dice.choice([6, 14, 14, 14, 60]))
-        count -= 1
+        until = after + timedelta(hours=dice.choice([6, 14, 14, 14, 60]))
+        options = DEFAULT if dice.random() < 0.5 else (dice.choice(GAPS), dice.choice(FOLDS))
+        yield Window(cron, zone, after, until, options)
 
 
 def made_up(dice: random.Random) -> str:
@@ -256,43 +264,60 @@ def made_up(dice: random.Random) -> str:
     return f"{second}{minute} {hour} {day} {month} {weekday}"
 
 
-def difference(cron: str, zone: str, after: datetime, until: datetime) -> tuple[int, str]:
+def difference(window: Window) -> tuple[int, str]:
     """How many occurrences the window has, and in words where the two disagree ("" if nowhere)."""
-    expected = occurrences(cron, zone, after, until)
-    schedule = Schedule(cron=cron, timezone=zone)
-    found = []
-    instant = next_after(schedule, after)
-    while instant is not None and instant <= until and len(found) <= len(expected):
-        found.append(instant)
-        instant = next_after(schedule, instant)
+    cron, zone, after, until, (gap, fold) = window
+    expected = occurrences(*window)
+    schedule = Schedule(cron=cron, timezone=zone, dst_gap=gap, dst_fold=fold)
+    found = list(schedules.occurrences(schedule, after, until=until, count=len(expected) + 1))
     if found == expected:
         return len(found), ""
     wrong = sorted(set(found) ^ set(expected))[:3]
-    return len(found), f"{cron!r} in {zone} from {after} to {until}: " + ", ".join(
+    return len(found), f"{cron!r} in {zone} ({gap}, {fold}) from {after} to {until}: " + ", ".join(
         f"{instant} {'missing' if instant in expected else 'too much'}" for instant in wrong
     )
+
+
+def everywhere() -> list[str]:
+    """Every packaged zone that is a place."""
+    return sorted(set(resources.files("tzdata").joinpath("zones").read_text().split()) - {"Factory"})
+
+
+def compare(count: int, seed: int) -> int:
+    """How many of the windows differ, which are printed."""
+    begun, fires, differences, seen = time.monotonic(), 0, 0, set()
+    for window in windows(seed, count, everywhere()):
+        found, wrong = difference(window)
+        fires, differences = fires + found, differences + bool(wrong)
+        seen.add((window.zone, window.after.date().replace(day=1)))
+        if wrong:
+            print(wrong)
+    zones_seen = len({zone for zone, _ in seen})
+    print(
+        f"{count} windows in {zones_seen} zones with changes, {fires} occurrences, {differences} differences,"
+        f" {time.monotonic() - begun:.0f} s"
+    )
+    return differences
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cronsim", action="store_true", help="compare with cronsim, and explain each difference")
+    parser.add_argument("--cost", action="store_true", help="measure next_after beside raw croniter")
     arguments = parser.parse_args()
-    everywhere = sorted(set(resources.files("tzdata").joinpath("zones").read_text().split()) - {"Factory"})
-    unlike = [text for zone in everywhere if (text := zone_changes_differ(zone, range(2000, 2040)))]
-    print(f"{len(everywhere)} zones, changes of 2000-2039 unlike the zone file: {unlike or 'none'}")
-    begun, fires, differences = time.monotonic(), 0, len(unlike)
-    half = arguments.windows // 2
-    for places, count in ((ZONES, half), (everywhere, arguments.windows - half)):
-        for window in windows(arguments.seed, count, places):
-            found, wrong = difference(*window)
-            fires, differences = fires + found, differences + bool(wrong)
-            if wrong:
-                print(wrong)
-    print(
-        f"{arguments.windows} windows, {fires} occurrences, {differences} differences, {time.monotonic() - begun:.0f} s"
-    )
-    return 1 if differences else 0
+    if arguments.cost:
+        from tests.unit import schedule_cost
+
+        return schedule_cost.main()
+    if arguments.cronsim:
+        from tests.unit import second_opinion
+
+        return second_opinion.main(arguments.windows, arguments.seed)
+    unlike = [text for zone in everywhere() if (text := zone_files.changes_differ(zone, range(2000, 2040)))]
+    print(f"{len(everywhere())} zones, changes of 2000-2039 unlike the zone file: {unlike or 'none'}")
+    return 1 if compare(arguments.windows, arguments.seed) or unlike else 0
 
 
 if __name__ == "__main__":

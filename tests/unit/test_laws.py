@@ -35,8 +35,9 @@ def test_who_may_import_what(path: Path) -> None:
     assert "deploy" not in found
     if LEDGER not in path.parents:
         assert not found & {"pymysql", "alembic", "sqlalchemy"}, "SQL lives in the ledger"
-    if path.name != "schedules.py":
-        assert "croniter" not in found
+    for library, home in {"croniter": "cron", "dateutil": "recurrence", "cron_descriptor": "wording"}.items():
+        if path != ROOT / "clockjack" / f"{home}.py":
+            assert library not in found, f"{library} is known to clockjack/{home}.py only"
     if path != ROOT / "clockjack" / "queues.py" and top != "consumers":
         assert not found & {"rq", "redis"}
 

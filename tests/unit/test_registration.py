@@ -1,7 +1,7 @@
 """What a registration may say: everything that is refused names its field, and what passes fits the columns."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -81,8 +81,8 @@ BAD = [
         ("cron", {"run_at": None, "cron": cron})
         for cron in (
             "", " ", "* * * *", "61 * * * *", "* * 32 * *", "* * * * 8", "*/0 * * * *", "1,,2 * * * *", "-1 * * * *",
-            "R R * * *", "H * * * *", "@reboot", "0 0 30 2 *", "0 0 31 4,6,9,11 *", "١ * * * *", "* * * * * * 2030",
-            "0-59," * 1000 + "1 * * * *", "a" * 300, "* * * * *\x00",
+            "R R * * *", "H(9-1) * * * *", "@reboot", "0 0 30 2 *", "0 0 31 4,6,9,11 *", "١ * * * *",
+            "* * * * * * 2030", "0-59," * 1000 + "1 * * * *", "a" * 300, "* * * * *\x00",
         )
     ],
     ("cron", {"run_at": None, "cron": 5}),
@@ -161,7 +161,8 @@ def test_values_are_the_columns() -> None:
     values = accept(handler="mock", cron="0 5 * * *", timezone="Europe/Berlin", payload={"é": [1, 1.5, None, "😀\x00"]})
     assert values["payload"] == '{"é":[1,1.5,null,"😀\\u0000"]}'
     assert (values["timeout_s"], values["queue"], values["run_at"]) == (60, "default", None)
-    assert set(values) == set(registration.NewTask.model_fields)
+    assert set(values) | {"in_s"} == set(registration.NewTask.model_fields)
+    assert "in_s" not in values
 
 
 def test_payload_limits_are_inclusive() -> None:
@@ -206,3 +207,34 @@ def test_a_run_is_shown_with_its_key_and_lateness() -> None:
     assert document["due_at"] == "1970-01-01T00:00:01.000005Z"
     assert "run_token" not in document
     assert documents.run(row)["lateness_ms"] is None
+
+
+def test_every_option_of_a_schedule_becomes_a_column() -> None:
+    values = accept(
+        handler="mock",
+        run_at_local="2027-03-28T02:30",
+        timezone="Europe/Berlin",
+        exclude=["2027-01-01"],
+        dst_fold="last",
+    )
+    assert (values["run_at_local"], values["run_at"]) == (datetime(2027, 3, 28, 2, 30), None)
+    assert (values["exclude"], values["dst_fold"], values["dst_gap"]) == ('["2027-01-01"]', "last", "run_after")
+    assert accept(handler="mock", cron="H * * * *", exclude=[])["exclude"] is None
+    most = [f"2{i:03}-01-01/2{i:03}-12-31" for i in range(200)] * 2
+    assert len(accept(handler="mock", run_at="2199-12-31T00:00:00Z", exclude=most[:199])["exclude"]) < 10_000
+    assert refused(handler="mock", every_s=5, exclude=[*most, "2030-01-01"]) == ["exclude"]
+
+
+@pytest.mark.parametrize("in_s", [0, 0.5, 10, 5_000_000_000])
+def test_in_s_becomes_run_at(in_s: float) -> None:
+    assert accept(handler="mock", in_s=in_s)["run_at"] == NOW + timedelta(seconds=in_s)
+
+
+@pytest.mark.parametrize("in_s", [-1, "5", True, 1e10, float("nan"), float("inf")])
+def test_in_s_is_a_number_of_seconds_ahead(in_s: Any) -> None:
+    assert refused(handler="mock", in_s=in_s) == ["in_s"]
+
+
+def test_a_local_time_leaves_as_it_came() -> None:
+    row = {"id": 1, "run_at_local": datetime(2027, 3, 28, 2, 30), "exclude": '["2027-01-01"]'}
+    assert documents.task(row) == {"id": 1, "run_at_local": "2027-03-28T02:30:00", "exclude": ["2027-01-01"]}
