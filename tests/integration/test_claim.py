@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -103,6 +104,20 @@ def test_checks_refuse_contradictions(database: Database) -> None:
     ):
         with pytest.raises(DBAPIError):
             insert(database, None, **columns)
+
+
+def test_a_zero_date_is_refused_also_in_a_lenient_session(database: Database, database_url: str) -> None:
+    """The driver hands it out as text, which no comparison in the claim survives."""
+    engine = sa.create_engine(database_url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET SESSION sql_mode = ''")
+        for column in ("created_at", "start_at", "end_at", "run_at"):
+            with pytest.raises(DBAPIError):
+                connection.exec_driver_sql(
+                    f"INSERT INTO tasks (handler, cron, {column}) VALUES ('mock', '* * * * *', '0000-00-00')"
+                )
+    engine.dispose()
+    assert select(database, "SELECT id FROM tasks") == []
 
 
 def test_a_row_that_breaks_its_batch_is_parked_and_its_neighbours_run(database: Database) -> None:
