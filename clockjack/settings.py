@@ -6,6 +6,7 @@ was expected; nothing is guessed. `NAME_FILE` names a file that holds the value 
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,15 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 f"{PREFIX}{name.upper()} is not set and no `make up` runs here: set it, or start `make up` first"
             )
     return Settings(**values)
+
+
+def for_process(name: str) -> Settings:
+    """The settings of this process; exits with code 2 and one line on stderr when they cannot be used."""
+    try:
+        return from_environment()
+    except SettingsError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def client_environment() -> tuple[str | None, str | None]:

@@ -32,9 +32,6 @@ class Manner(NamedTuple):
     first_second: int = 0  # of the minute, in which what a gap has swallowed is run
 
 
-FOLLOWS = Manner(fixed=False)
-
-
 def next_instant(timezone: str, after: datetime, first_wall: FirstWall, manner: Manner) -> datetime | None:
     """The first instant after `after` at which the zone's wall clock makes the schedule fire; None if there is none.
 

@@ -8,7 +8,7 @@ from clockjack import telemetry
 from clockjack.handlers import Run, load
 from clockjack.ledger import server
 from clockjack.ledger.database import Database
-from clockjack.settings import SettingsError, from_environment
+from clockjack.settings import for_process
 from consumers import builtin, isolation
 from consumers.execution import Job, invoke
 from consumers.worker import BatchWorker
@@ -20,11 +20,7 @@ class UnknownHandler(Exception):
 
 def main() -> int:
     """Serve the queue until SIGTERM; the exit code."""
-    try:
-        settings = from_environment()
-    except SettingsError as error:
-        print(f"consumer: {error}", file=sys.stderr)
-        return 2
+    settings = for_process("consumer")
     telemetry.log_to_stdout(settings.log_level, "consumer")
     database = Database(settings.database_url, size=3)
     try:

@@ -93,8 +93,8 @@ class Engine:
         if stuck and not self.stuck:
             self.stuck = self.stopping = True
             log.error("a handler does not stop; this worker drains and exits", extra={"action": "stuck"})
-            for job in stuck:
-                self.pool.give_up(job, "the handler did not stop at its timeout; its worker was ended")
+        for job in stuck:
+            self.pool.give_up(job, "the handler did not stop at its timeout; its worker was ended")
 
     def tick(self) -> None:
         """What waited too long to begin is on its way back; the loop was seen alive."""

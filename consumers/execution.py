@@ -147,8 +147,11 @@ class Pool:
                 child.kill()
 
     def give_up(self, job: Job, error: str) -> None:
-        """The attempt is over although its handler is not."""
-        job.state = "over"
+        """The attempt is over although its handler is not; what the handler still answers does not count."""
+        with job.lock:
+            if job.state != "running":
+                return
+            job.state = "over"
         self.outcomes.append((job, _failed(job, "timeout", error)))
         self._wake.set()
 
@@ -193,21 +196,22 @@ class Pool:
             self._execute(job)
 
     def _execute(self, job: Job) -> None:
-        outcome = None
+        outcome, given_up = None, False
         try:
             try:
                 outcome = self._outcome(job)
             finally:
-                with (
-                    job.lock
-                ):  # from here on nobody raises in this thread; what was raised and not delivered is taken back
-                    job.state = "over"
+                # from here on nobody raises in this thread; what was raised and not delivered is taken back
+                with job.lock:
+                    given_up, job.state = job.state == "over", "over"
                     _raise_in(job.thread, None)
         except Stopped:
             pass
         spent_s = boot_s() - job.begun_s
         self.ewma_s = spent_s if self.ewma_s is None else 0.9 * self.ewma_s + 0.1 * spent_s
         telemetry.DURATION.labels(job.row["queue"]).observe(spent_s)
+        if given_up:
+            return
         self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
         self._wake.set()
 

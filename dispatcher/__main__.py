@@ -10,7 +10,7 @@ from clockjack import telemetry
 from clockjack.ledger import server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
-from clockjack.settings import SettingsError, from_environment
+from clockjack.settings import for_process
 from dispatcher.loops import Dispatcher
 
 log = logging.getLogger("clockjack.dispatcher")
@@ -18,11 +18,7 @@ log = logging.getLogger("clockjack.dispatcher")
 
 def main() -> int:
     """Dispatch until SIGTERM; the exit code."""
-    try:
-        settings = from_environment()
-    except SettingsError as error:
-        print(f"dispatcher: {error}", file=sys.stderr)
-        return 2
+    settings = for_process("dispatcher")
     telemetry.log_to_stdout(settings.log_level, "dispatcher")
     database = Database(settings.database_url, size=5, lock_wait_s=1)
     maintenance = Database(settings.database_url, size=1, locks=False)  # its DDL may take longer than 5 s

@@ -9,7 +9,7 @@ import uvicorn
 
 from clockjack import telemetry
 from clockjack.ledger.server import Unfit
-from clockjack.settings import SettingsError, from_environment
+from clockjack.settings import for_process
 from producer.app import create_app
 
 log = logging.getLogger("producer")
@@ -17,11 +17,7 @@ log = logging.getLogger("producer")
 
 def main() -> int:
     """Serves until SIGTERM or SIGINT, answers what was asked by then, and returns the exit code."""
-    try:
-        settings = from_environment()
-    except SettingsError as error:
-        print(f"producer: {error}", file=sys.stderr)
-        return 2
+    settings = for_process("producer")
     telemetry.log_to_stdout(settings.log_level, "producer")
     app = create_app(settings)
     try:

@@ -206,7 +206,7 @@ def test_nothing_is_lost_while_mysql_is_away(
     bench: Bench, database_server: servers.Server | None, queues: Queues
 ) -> None:
     if database_server is None:
-        pytest.skip("needs a server that the test may kill")
+        pytest.skip("CLOCKJACK_TEST_MYSQL_URL is set: this test kills its database server")
     release = threading.Event()
     bench.handle = lambda run: release.wait(20) and None
     one = bench.due()
@@ -366,3 +366,37 @@ def test_a_hand_back_never_waits_for_a_lock(database: Database, queues: Queues) 
     bench.until(lambda: bench.state(waits) == "ready")
     release.set()
     bench.until(lambda: bench.engine.empty)
+
+
+def test_every_handler_that_does_not_stop_is_given_up_and_answers_no_more(
+    database: Database, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clockjack import telemetry
+    from consumers import execution
+
+    monkeypatch.setattr(execution, "STOP_WITHIN_S", 0.3)
+    gate = threading.Semaphore(0)
+    lock = threading.Lock()
+    lock.acquire()
+    bench = Bench(database, queues)
+
+    def handle(run: Run) -> None:
+        try:
+            lock.acquire()  # one call into C: an exception cannot reach it
+        finally:
+            lock.release()
+            gate.release()
+
+    bench.handle = handle
+    ids = [bench.due(timeout_s=t, max_failures=1) for t in (1, 2)]
+    bench.until(lambda: all(bench.state(i) == "failed" for i in ids), within_s=10)
+    refused = telemetry.FENCED.labels("finish")._value.get()
+    lock.release()
+    for _ in ids:
+        assert gate.acquire(timeout=5)
+    bench.until(lambda: bench.engine.empty)
+    for _ in range(5):
+        bench.engine.step()
+        bench.engine.wake.wait(0.05)
+    assert {bench.state(i) for i in ids} == {"failed"}
+    assert telemetry.FENCED.labels("finish")._value.get() == refused

@@ -109,7 +109,7 @@ def test_a_server_that_is_away_is_unavailable_and_then_back(
     database: Database, database_server: servers.Server | None
 ) -> None:
     if database_server is None:
-        pytest.skip("needs a server that the test may kill")
+        pytest.skip("CLOCKJACK_TEST_MYSQL_URL is set: this test kills its database server")
     insert(database)
     database_server.kill()
     with pytest.raises(Unavailable):

@@ -3,43 +3,24 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+
+from deploy.demo.effects import Effects as Lines
+from deploy.demo.effects import Entry
 
 SETTLE_S = 1.0
 
 
-class Effect(NamedTuple):
-    """One entry of a handler."""
+class Effects(Lines):
+    """The lines of an effects file, waited for."""
 
-    key: str
-    attempt: int
-    due_us: int
-    now_us: int
-    pid: int
-
-
-class Effects:
-    """The lines of an effects file, read on from where the last reading ended."""
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._offset = file, 0
-        self.all: list[Effect] = []
-        self.by_key: dict[str, list[Effect]] = {}
+    @property
+    def all(self) -> list[Entry]:
+        """Every entry that was read so far."""
+        return self.entries
 
     def read(self) -> "Effects":
         """Every whole line that is in the file now is known."""
-        if self._file.exists():
-            with open(self._file, "rb") as file:
-                file.seek(self._offset)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._offset += len(whole)
-            for line in whole.decode().splitlines():
-                key, *numbers = line.split()
-                effect = Effect(key, *map(int, numbers))
-                self.all.append(effect)
-                self.by_key.setdefault(key, []).append(effect)
+        self.more()
         return self
 
     def wait(self, keys: Collection[str], timeout_s: float, every_s: float = 0.1) -> bool:
