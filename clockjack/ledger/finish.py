@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger.database import changed, rows
-from clockjack.ledger.runs import FENCE, MINE, Held, fence, still
+from clockjack.ledger.database import rows
+from clockjack.ledger.runs import MINE, Held, fence, still, update_locked
 
 ERROR_CHARS = 4_000
 Key = tuple[int, int]
@@ -43,9 +43,7 @@ class Finished:
     later: set[Key] = field(default_factory=set)
 
 
-_SUCCEEDED = "state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
-SUCCEED = f"UPDATE runs SET {_SUCCEEDED} WHERE {FENCE}"
-SUCCEED_WITH = f"UPDATE runs SET {_SUCCEEDED}, result = :result WHERE {FENCE}"
+SUCCEEDED = "state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
 
 
 def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
@@ -64,26 +62,27 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
     ours = [outcome for outcome in outcomes if outcome.key in mine]
     plain = [outcome.held for outcome in ours if outcome.kind == "succeeded" and outcome.result is None]
     if plain:
-        changed(connection, SUCCEED, **fence(plain))
+        update_locked(connection, [(h.run_id, h.due_at) for h in plain], SUCCEEDED)
     for outcome in ours:
         if outcome.kind != "succeeded":
             _fail(connection, outcome)
         elif outcome.result is not None:
-            changed(connection, SUCCEED_WITH, **fence([outcome.held]), result=outcome.result)
+            key = (outcome.held.run_id, outcome.held.due_at)
+            update_locked(connection, [key], f"{SUCCEEDED}, result = %s", outcome.result)
     return done
 
 
 def _fail(connection: Connection, outcome: Outcome) -> None:
     held, error = outcome.held, outcome.error and _storable(outcome.error)
-    values: dict[str, Any] = {"error": error}
+    sets = "failures = failures + 1, error = %s"
+    values: list[Any] = [error]
     if outcome.retry_in_s is None:
-        sets = "state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = :reason"
-        values["reason"] = outcome.kind
+        sets += ", state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
+        values.append(outcome.kind)
     else:
-        sets = "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL :delay_us MICROSECOND"
-        values["delay_us"] = int(outcome.retry_in_s * 1e6)
-    sql = f"UPDATE runs SET {sets}, failures = failures + 1, error = :error WHERE {FENCE}"
-    changed(connection, sql, **fence([held]), **values)
+        sets += ", state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+        values.append(int(outcome.retry_in_s * 1e6))
+    update_locked(connection, [(held.run_id, held.due_at)], sets, *values)
     connection.execute(
         sa.text(
             "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error)"

@@ -173,14 +173,26 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
     mine = {(row["id"], row["attempt"]) for row in rows(connection, MINE, **fence(held))}
     ours = [h for h in held if (h.run_id, h.attempt) in mine]
     if ours:
-        changed(
+        update_locked(
             connection,
-            "UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
-            f" first_started_at = IF(first_started_at = started_at, NULL, first_started_at) WHERE {FENCE}",
-            **fence(ours),
+            [(h.run_id, h.due_at) for h in ours],
+            "state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
+            " first_started_at = IF(first_started_at = started_at, NULL, first_started_at)",
         )
     rest = [h for h in held if (h.run_id, h.attempt) not in mine]
     return still(connection, rest, "running") if rest else set()
+
+
+def update_locked(connection: Connection, keys: Sequence[tuple[int, datetime]], sets: str, *values: Any) -> int:
+    """The runs `keys`, which this transaction has locked, are updated; `sets` takes `values` at its %s.
+
+    Each is named by its whole primary key. A range over ids would also touch the row behind it, wait there while
+    somebody holds that one, and so could deadlock with another that does the same.
+    """
+    ordered = sorted(keys)
+    points = " OR ".join(["(id = %s AND due_at = %s)"] * len(ordered))
+    sql = f"UPDATE runs SET {sets} WHERE {points}"
+    return int(connection.exec_driver_sql(sql, (*values, *(part for key in ordered for part in key))).rowcount)
 
 
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:

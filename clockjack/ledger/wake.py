@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.advance import LOOK_AGAIN, Ready
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit, changed, code, is_lost, rows
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code, is_lost, rows
+from clockjack.ledger.runs import update_locked
 
 log = logging.getLogger("clockjack.ledger")
 
@@ -62,13 +63,13 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
             alone = [look_again(database, ages, 1) for _ in list(seen)]
             return [run for one in alone for run in one[0]], sum(one[1] for one in alone), False
         put_off = "wake_at = UTC_TIMESTAMP(6) + INTERVAL 60 SECOND"
-        database.transaction(lambda c: _update(c, put_off, seen))
+        database.transaction(lambda c: _update(c, seen, put_off))
         log.error("a run cannot be looked at", extra={"action": "poison", "run_id": seen[0]["id"], "code": code(error)})
         return [], 0, True
 
 
 def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datetime, age_s: float) -> None:
-    _update(connection, "wake_at = :wake", ready, wake=now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
+    _update(connection, ready, "wake_at = %s", now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
 
 
 def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime) -> list[Mapping[str, Any]]:
@@ -90,12 +91,12 @@ def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: dateti
             at_once.append(run)
         else:
             wait_s = backoff_s(failures, policy["backoff_s"], policy["backoff_max_s"])
-            _update(connection, _AGAIN, [run], wake=now + timedelta(seconds=wait_s), error=LOST)
+            _update(connection, [run], _AGAIN, now + timedelta(seconds=wait_s), LOST)
     if at_once:
-        _update(connection, _AGAIN, at_once, wake=now + LOOK_AGAIN, error=LOST)
+        _update(connection, at_once, _AGAIN, now + LOOK_AGAIN, LOST)
     if over:
-        sets = "state = 'failed', failures = failures + 1, wake_at = NULL, finished_at = :now, error = :error"
-        _update(connection, f"{sets}, reason = 'lost'", over, now=now, error=LOST)
+        sets = "state = 'failed', failures = failures + 1, wake_at = NULL, finished_at = %s, error = %s"
+        _update(connection, over, f"{sets}, reason = 'lost'", now, LOST)
     ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))
     connection.exec_driver_sql(
         "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error) VALUES "
@@ -109,18 +110,11 @@ def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: dateti
     return at_once
 
 
-_AGAIN = "state = 'ready', failures = failures + 1, wake_at = :wake, error = :error"
+_AGAIN = "state = 'ready', failures = failures + 1, wake_at = %s, error = %s"
 
 
-def _update(connection: Connection, sets: str, runs: Sequence[Mapping[str, Any]], **values: Any) -> None:
-    changed(
-        connection,
-        f"UPDATE runs SET {sets} WHERE id IN :ids AND due_at BETWEEN :low AND :high",
-        ids=sorted(run["id"] for run in runs),
-        low=min(run["due_at"] for run in runs),
-        high=max(run["due_at"] for run in runs),
-        **values,
-    )
+def _update(connection: Connection, runs: Sequence[Mapping[str, Any]], sets: str, *values: Any) -> None:
+    update_locked(connection, [(run["id"], run["due_at"]) for run in runs], sets, *values)
 
 
 def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
@@ -138,7 +132,7 @@ def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
             **({"queues": list(queues)} if queues else {}),
         )
         if found:
-            _update(connection, "wake_at = UTC_TIMESTAMP(6)", found)
+            _update(connection, found, "wake_at = UTC_TIMESTAMP(6)")
         return len(found)
 
     total = 0

@@ -4,8 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
-from clockjack.ledger import claim, finish, runs, wake
+from clockjack.ledger import claim, runs, wake
 from clockjack.ledger.database import Database
 from tests.integration.life import TOKEN, select, sql
 
@@ -77,7 +78,28 @@ def test_start_goes_by_primary_key(filled: Database) -> None:
 def test_finish_and_heartbeat_go_by_primary_key(filled: Database) -> None:
     at = keys(filled)
     rows = at.pop("found")
-    for statement in (finish.MINE, finish.SUCCEED, runs.HEARTBEAT):
+    for statement in (runs.MINE, runs.HEARTBEAT):
         found = plan(filled, statement, fence=[(r["id"], 1, TOKEN) for r in rows], **at)
         assert (found["key"], found["type"]) == ("PRIMARY", "range")
         assert int(found["rows"]) < 1000
+
+
+def test_locked_runs_are_updated_by_their_whole_key(filled: Database) -> None:
+    """No other row is touched, so an update of locked rows never waits: see `runs.update_locked`."""
+    found = keys(filled)["found"][:50]
+
+    def body(connection: Any) -> list[str]:
+        seen: list[str] = []
+        event.listen(
+            connection, "before_cursor_execute", lambda c, cursor, sql, *rest: seen.append(sql % _literal(rest[0]))
+        )
+        assert runs.update_locked(connection, [(r["id"], r["due_at"]) for r in found], "reason = %s", "x") == 50
+        return seen
+
+    (statement,) = filled.transaction(body)
+    used = plan(filled, statement.replace(":", "\\:"))
+    assert (used["key"], used["type"], int(used["rows"])) == ("PRIMARY", "range", 50)
+
+
+def _literal(values: Any) -> tuple[str, ...]:
+    return tuple(f"'{value}'" for value in values)
