@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from clockjack.ledger.database import to_us
-from clockjack.ledger.tasks import COLUMNS
+from clockjack.ledger.tasks import COLUMNS, SEEN
 
 MAX_DEPTH, MAX_READ_DEPTH = 20, 100
-HIDDEN = frozenset(("run_token", "live_task_id", "key_hash"))
-_TASK = COLUMNS.split(", ")
+HIDDEN = frozenset(("run_token", "live_task_id", "key_hash", *SEEN))
+_TASK = [name for name in COLUMNS.split(", ") if name not in HIDDEN]
 
 
 def strict_json(text: str | bytes) -> Any:
@@ -87,6 +87,8 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 def _outside(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat() if name == "run_at_local" else moment(value)
+    if name == "tags":
+        return [tag for tag in value.split(",") if tag]
     if name in ("payload", "result", "exclude") and isinstance(value, str):
         try:  # a row written with plain SQL may hold anything: what is no JSON is shown as the text that it is
             return strict_json(value)

@@ -1,7 +1,7 @@
 """The Redis contract: RQ's own keys, so that `rq info`, suspend/resume and the RQ dashboard work, and a few of ours.
 
-Redis holds only what can be rebuilt from MySQL. A message names its run, due time and attempt, and nothing else; the
-handler and the payload come from MySQL, which also decides whether the message still counts.
+Redis holds only what can be rebuilt from MySQL. A message names its run, due time and attempt, and its task where its
+runs must not overlap; handler and payload come from MySQL, which also decides whether the message still counts.
 
 | key | type | what |
 |---|---|---|
@@ -72,7 +72,8 @@ class Queues:
             args: list[Any] = [now_us, now, LONGEST_LIST]
             for run in ready[i : i + PUSH_AT_ONCE]:
                 due_us = to_us(run.due_at)
-                data = json.dumps([ENTRY, None, [run.run_id, due_us, run.attempt], {}], separators=(",", ":"))
+                names = [run.run_id, due_us, run.attempt, *([run.live_task_id] if run.live_task_id else [])]
+                data = json.dumps([ENTRY, None, names, {}], separators=(",", ":"))
                 name = job_id(run.run_id, run.attempt)
                 args += [name, run.queue, due_us, data, f"run {run.run_id} attempt {run.attempt}"]
             written += int(self._push(args=args)[0])
@@ -224,8 +225,9 @@ def _text(value: bytes | str) -> str:
 
 def _popped(data: bytes, pushed_us: bytes) -> Popped | None:
     try:
-        run_id, due_us, attempt = json.loads(data)[2]
-        return Popped(int(run_id), from_us(int(due_us)), int(attempt), int(pushed_us))
+        run_id, due_us, attempt, *task = json.loads(data)[2]
+        live_task_id = int(task[0]) if task else None
+        return Popped(int(run_id), from_us(int(due_us)), int(attempt), int(pushed_us), live_task_id)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
         return None
 

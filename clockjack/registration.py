@@ -5,7 +5,7 @@ Used by the HTTP API and the command line alike, so both refuse the same things 
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -58,6 +58,7 @@ def _within_limits(value: Any) -> Any:
 WallTime = Annotated[datetime, BeforeValidator(wall)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=24)]
 Words = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
@@ -100,7 +101,13 @@ class NewTask(When):
     name: Words | None = None
     task_key: Words | None = None
     payload: Annotated[Any, BeforeValidator(_within_limits)] = None
+    tags: Annotated[list[Tag], Field(max_length=20)] = []
     max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
+    misfire: Literal["skip", "once", "all"] = "once"
+    max_misfires: Annotated[int, Field(ge=1, le=10_000)] = 100
+    max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    overlap: Literal["allow", "skip", "queue_one", "replace"] = "allow"
+    pause_after_failures: Annotated[int, Field(ge=1, le=1000)] | None = None
     timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 60
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
     backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
@@ -165,7 +172,8 @@ def fields(new: NewTask, now: datetime) -> dict[str, Any]:
         raise Refused([(kind, "too old: it lies more than a year in the past")])
     values = {name: getattr(new, name) for name in NewTask.model_fields if name != "in_s"}
     exclude = compact(new.exclude) if new.exclude else None
-    return values | {"run_at": found.run_at, "exclude": exclude, "payload": compact(new.payload)}
+    tags = ",".join(dict.fromkeys(new.tags))
+    return values | {"run_at": found.run_at, "exclude": exclude, "tags": tags, "payload": compact(new.payload)}
 
 
 def answer(row: dict[str, Any], warnings: Sequence[str]) -> str:
@@ -200,6 +208,8 @@ def _words(error: Any) -> str:
     }
     if kind in known:
         return known[kind]
+    if kind == "literal_error":
+        return f"expected {context['expected']}"
     if kind == "value_error":
         return str(context["error"])
     return str(error["msg"]).replace("Input should be", "expected a number", 1)

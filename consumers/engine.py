@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from clockjack import telemetry
-from clockjack.ledger import runs
+from clockjack.ledger import aftermath, runs
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, to_us
 from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
@@ -202,6 +202,7 @@ class Engine:
         self._done += sorted(names - executing - early)
 
     def _report(self, ended: Ended, finished: Finished) -> None:
+        over = []
         for job, outcome in ended:
             if outcome.key in finished.later:
                 self._retry.append((job, outcome))
@@ -214,6 +215,17 @@ class Engine:
             name = "fenced" if fenced else outcome.kind
             telemetry.OUTCOMES.labels(self.queue, name).inc()
             self._log(job.row, name, outcome.error, outcome.retry_in_s)
+            if not fenced and outcome.retry_in_s is None and aftermath.asks(job.row):
+                over.append((job.row, outcome.kind != "succeeded"))
+        if over:
+            self._settle(over)
+
+    def _settle(self, over: list[tuple[dict[str, Any], bool]]) -> None:
+        try:
+            if aftermath.settle(self.database, over):
+                self.queues.nudge("look")
+        except (Unavailable, UnknownCommit, RedisError) as error:  # seen to later: what waits looks for itself
+            log.warning("after the end of a run: %s", type(error).__name__, extra={"action": "aftermath"})
 
     def _log(
         self, row: dict[str, Any], outcome: str, error: str | None = None, retry_in_s: float | None = None

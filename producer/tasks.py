@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clockjack import documents, registration, telemetry
-from clockjack.ledger import acceptance, reports, tasks
+from clockjack.ledger import acceptance, control, reports, tasks
 from clockjack.ledger.acceptance import Answer, Change
 from clockjack.ledger.database import Database, from_us, to_us
 from clockjack.preview import preview
@@ -113,19 +113,19 @@ def get_task(request: Request, asking: Asking, task_id: Id) -> Response:
 @router.delete("/tasks/{task_id}")
 def cancel(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task is cancelled; its history stays."""
-    return _control(request, asking, task_id, tasks.cancel)
+    return _control(request, asking, task_id, control.cancel)
 
 
 @router.post("/tasks/{task_id}/pause")
 def pause(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task starts nothing until it is resumed."""
-    return _control(request, asking, task_id, tasks.pause)
+    return _control(request, asking, task_id, control.pause)
 
 
 @router.post("/tasks/{task_id}/resume")
 def resume(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task is active and due at its next occurrence."""
-    answer = _control(request, asking, task_id, tasks.resume)
+    answer = _control(request, asking, task_id, control.resume)
     request.app.state.notices.nudge("claim")
     return answer
 

@@ -34,6 +34,14 @@ def add(
     jitter: Annotated[int, typer.Option(metavar="SECONDS", help="jitter_s")] = 0,
     dst_gap: Annotated[str, typer.Option(help="run_after or skip")] = "run_after",
     dst_fold: Annotated[str, typer.Option(help="first, last or both")] = "first",
+    tag: Annotated[list[str] | None, typer.Option(help="also twice")] = None,
+    misfire: Annotated[str, typer.Option(help="of what was missed, run: skip (none), once or all")] = "once",
+    max_misfires: Annotated[int, typer.Option(help="how many of them at most, with all")] = 100,
+    max_lateness: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="max_lateness_s: later is skipped")
+    ] = None,
+    overlap: Annotated[str, typer.Option(help="allow, skip, queue_one or replace")] = "allow",
+    pause_after_failures: Annotated[int | None, typer.Option(help="so many in a row")] = None,
     timeout: Annotated[int, typer.Option(metavar="SECONDS", help="timeout_s")] = 60,
     max_failures: int = 5,
     backoff: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_s")] = 2,
@@ -54,7 +62,8 @@ def add(
         "task_key": key, "queue": queue, "name": name, "start_at": start_at, "end_at": end_at, "max_runs": max_runs,
         "timeout_s": timeout, "max_failures": max_failures, "backoff_s": backoff, "backoff_max_s": backoff_max,
         "rrule": rrule, "run_at_local": at_local, "exclude": exclude, "jitter_s": jitter, "dst_gap": dst_gap,
-        "dst_fold": dst_fold,
+        "dst_fold": dst_fold, "tags": tag or [], "misfire": misfire, "max_misfires": max_misfires,
+        "max_lateness_s": max_lateness, "overlap": overlap, "pause_after_failures": pause_after_failures,
     }  # fmt: skip
     with session.ledger() as database:
         now = database.now()

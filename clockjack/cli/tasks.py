@@ -8,7 +8,7 @@ import typer
 from clockjack import documents
 from clockjack.cli import session, show
 from clockjack.cli.session import Failed, Json, Limit, Namespace, TaskId, TaskIds
-from clockjack.ledger import acceptance, reports
+from clockjack.ledger import acceptance, control, reports
 from clockjack.ledger import tasks as ledger_tasks
 from clockjack.ledger.acceptance import Change
 
@@ -84,17 +84,17 @@ def runs(
 
 def pause(ids: TaskIds, namespace: Namespace = "default", json: Json = False) -> None:
     """These tasks start nothing until they are resumed."""
-    _control(ledger_tasks.pause, ids, namespace, json)
+    _control(control.pause, ids, namespace, json)
 
 
 def resume(ids: TaskIds, namespace: Namespace = "default", json: Json = False) -> None:
     """These tasks are active again."""
-    _control(ledger_tasks.resume, ids, namespace, json, nudge=True)
+    _control(control.resume, ids, namespace, json, nudge=True)
 
 
 def cancel(ids: TaskIds, namespace: Namespace = "default", json: Json = False) -> None:
     """These tasks fire no more; their history stays."""
-    _control(ledger_tasks.cancel, ids, namespace, json)
+    _control(control.cancel, ids, namespace, json)
 
 
 def run_now(ids: TaskIds, namespace: Namespace = "default", json: Json = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger import keys, reports, tasks
+from clockjack.ledger import control, keys, reports, tasks
 from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def run_now(
     """One more run of each task is due now, or none of any: KeyError for an unknown task, StateConflict."""
 
     def work(connection: Connection) -> Change:
-        made = tasks.run_now(connection, namespace, task_ids, actor=actor)
+        made = control.run_now(connection, namespace, task_ids, actor=actor)
         runs = [reports.get_run(connection, namespace, run["id"]) for run in made]
 
         def seen(connection: Connection) -> bool:

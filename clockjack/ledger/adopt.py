@@ -10,6 +10,7 @@ from clockjack.ledger.advance import LOOK_AGAIN, Claimed, Ready, insert, move_on
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, rows
 from clockjack.ledger.decide import Step, decide
+from clockjack.ledger.tasks import serial
 
 
 def adopt(
@@ -25,48 +26,52 @@ def adopt(
     task = found[0]
     now = clock.observe(task["now"])
     step = decide(task, now)
-    moments = [task["next_run_at"], *(step.missed[:1] if step.missed else ())]
+    moments = [task["next_run_at"], *([step.skip.due_at] if step.skip else [])]
     there = rows(
         connection,
-        "SELECT id, due_at, state, attempt, schedule_version, reason, first_started_at FROM runs"
+        "SELECT id, due_at, state, attempt, schedule_version, reason, skipped_until, first_started_at FROM runs"
         " WHERE task_id = :t AND due_at IN :moments FOR UPDATE",
         t=task["id"],
         moments=moments,
     )
     taken = {row["due_at"]: row for row in there}
-    if step.missed and step.missed[0] in taken:
-        step.missed = None
+    if step.skip and step.skip.due_at in taken:
+        step.skip = None
     ready: list[Ready] = []
     run = taken.get(task["next_run_at"])
-    if run is not None and step.state is not None:
-        state, step.state = step.state, None
-        ready = _revive(connection, step, run, now, ages) if state == "ready" else []
+    if run is not None and step.ready:
+        step.ready = False
+        ready = _revive(connection, step, run, now, ages)
     ready += insert(connection, [step], now, ages)
-    move_on(connection, [step])
     see(connection, [step])
-    return Claimed(ready, int(step.invalid is not None), 1, full=False)
+    move_on(connection, [step])
+    return Claimed(ready, int(step.invalid is not None), 1, full=step.misfired)
 
 
 def _revive(
     connection: Connection, step: Step, run: Mapping[str, Any], now: datetime, ages: Mapping[str, float]
 ) -> list[Ready]:
-    key = {"id": run["id"], "due": run["due_at"], "version": step.task["schedule_version"]}
+    task = step.task
+    key = {"id": run["id"], "due": run["due_at"], "version": task["schedule_version"], "live": serial(task)}
     if run["first_started_at"] is not None:
         return []
     if run["state"] == "ready":
-        step.counted = run["schedule_version"] != step.task["schedule_version"]  # an edit has set the count to 0
-        changed(connection, "UPDATE runs SET schedule_version = :version WHERE id = :id AND due_at = :due", **key)
+        step.counted = run["schedule_version"] != task["schedule_version"]  # an edit has set the count to 0
+        sets = "schedule_version = :version, live_task_id = :live"
+        changed(connection, f"UPDATE runs SET {sets} WHERE id = :id AND due_at = :due", **key)
         return []
     if run["state"] not in ("skipped", "cancelled") or run["reason"] not in ("paused", "edited"):
         return []
     step.counted = True
-    wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(step.task["queue"], 0.0))
+    wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))
     changed(
         connection,
         "UPDATE runs SET state = 'ready', attempt = attempt + 1, reason = NULL, finished_at = NULL, wake_at = :wake,"
-        " schedule_version = :version, queue = :queue, skipped_until = NULL WHERE id = :id AND due_at = :due",
+        " schedule_version = :version, live_task_id = :live, queue = :queue, skipped_until = NULL, claimed_at = :now"
+        " WHERE id = :id AND due_at = :due",
         **key,
         wake=wake_at,
-        queue=step.task["queue"],
+        queue=task["queue"],
+        now=now,
     )
-    return [Ready(run["id"], run["due_at"], run["attempt"] + 2, step.task["queue"])]
+    return [Ready(run["id"], run["due_at"], run["attempt"] + 2, task["queue"], serial(task))]

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, chunks, rows
 from clockjack.ledger.decide import PAYLOAD_BYTES, Step, decide, payload_fault
+from clockjack.ledger.tasks import close_pause, done_by_sql, serial
 
 LOOKAHEAD = timedelta(seconds=5)
 LOOK_AGAIN = timedelta(seconds=4)
@@ -17,12 +18,16 @@ LOOK_AGAIN = timedelta(seconds=4)
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A READY run that Redis should hold; its next attempt is `attempt`. The stage is timed from `claimable_at`."""
+    """A READY run that Redis should hold; its next attempt is `attempt`. The stage is timed from `claimable_at`.
+
+    `live_task_id` is its task's id if the task's runs must not overlap: they are started under the task's lock.
+    """
 
     run_id: int
     due_at: datetime
     attempt: int
     queue: str
+    live_task_id: int | None = None
     claimable_at: datetime | None = None
     noticed: bool = True
 
@@ -35,6 +40,7 @@ class Claimed:
     invalid: int
     tasks: int
     full: bool
+    skipped: tuple[str, ...] = ()  # the reasons of the rows for what does not run
 
 
 def apply(
@@ -59,9 +65,11 @@ def apply(
         ready = insert(connection, steps, now, ages)
     else:
         ready = []
-    move_on(connection, steps)
     see(connection, steps)
-    return Claimed(ready, sum(s.invalid is not None for s in steps), len(steps), full)
+    move_on(connection, steps)
+    full = full or any(step.misfired for step in steps)  # the next one that it missed waits already
+    skipped = tuple(step.skip.reason for step in steps if step.skip)
+    return Claimed(ready, sum(s.invalid is not None for s in steps), len(steps), full, skipped)
 
 
 def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -> dict[int, str]:
@@ -84,27 +92,25 @@ def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mappi
     if not new:
         return []
     result = connection.exec_driver_sql(
-        "INSERT INTO runs"
-        " (task_id, due_at, schedule_version, queue, state, wake_at, finished_at, reason, skipped_until) VALUES "
-        + ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(new)),
+        "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, live_task_id,"
+        " wake_at, finished_at, reason, skipped_until) VALUES "
+        + ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(new)),
         tuple(value for _, row in new for value in row),
     )
     first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
-    return [_ready(step, first + i) for i, (step, row) in enumerate(new) if row[4] == "ready"]
+    return [_ready(step, first + i) for i, (step, row) in enumerate(new) if row[6] == "ready"]
 
 
 def _rows_of(step: Step, now: datetime, ages: Mapping[str, float]) -> list[tuple[Step, tuple[Any, ...]]]:
-    task = step.task
+    task, skip = step.task, step.skip
     made: list[tuple[Step, tuple[Any, ...]]] = []
-    head = (task["id"], task["next_run_at"], task["schedule_version"], task["queue"])
-    if step.state == "ready":
-        wake_at = max(task["next_run_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))
-        made.append((step, (*head, "ready", wake_at, None, None, None)))
-    elif step.state == "skipped":
-        made.append((step, (*head, "skipped", None, now, "paused", None)))
-    if step.missed:
-        first, until = step.missed
-        made.append((step, (head[0], first, head[2], head[3], "skipped", None, now, "misfire", until)))
+    tail = (task["schedule_version"], task["version"] + len(done_by_sql(task)), task["queue"], now)
+    if step.ready:
+        due_at = task["next_run_at"]
+        wake_at = max(due_at, now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))
+        made.append((step, (task["id"], due_at, *tail, "ready", serial(task), wake_at, None, None, None)))
+    if skip:
+        made.append((step, (task["id"], skip.due_at, *tail, "skipped", None, None, now, skip.reason, skip.until)))
     return made
 
 
@@ -112,30 +118,35 @@ def _ready(step: Step, run_id: int) -> Ready:
     due_at = step.task["next_run_at"]
     noticed = step.task["created_at"] <= due_at - LOOKAHEAD
     claimable_at = due_at - LOOKAHEAD if noticed else step.task["created_at"]
-    return Ready(run_id, due_at, 1, step.task["queue"], claimable_at, noticed)
+    return Ready(run_id, due_at, 1, step.task["queue"], serial(step.task), claimable_at, noticed)
 
 
 def move_on(connection: Connection, steps: list[Step]) -> None:
-    by_next: dict[tuple[datetime | None, int], list[int]] = {}
+    by_next: dict[tuple[Any, ...], list[int]] = {}
     for step in steps:
         if step.invalid is None:
-            by_next.setdefault((step.goes_to, int(step.counts)), []).append(step.task["id"])
+            key = (step.goes_to, int(step.counts), step.misfired, step.missed_since)
+            by_next.setdefault(key, []).append(step.task["id"])
     single: dict[int, list[tuple[int, datetime | None]]] = {0: [], 1: []}
-    for (goes_to, claimed), ids in sorted(by_next.items(), key=lambda item: item[1][0]):
-        if len(ids) == 1:
+    for (goes_to, claimed, misfired, missed_since), ids in sorted(by_next.items(), key=lambda item: item[1][0]):
+        if len(ids) == 1 and not misfired and missed_since is None:
             single[claimed].append((ids[0], goes_to))
         else:
             changed(
                 connection,
-                "UPDATE tasks SET next_run_at = :next, runs_claimed = runs_claimed + :claimed WHERE id IN :ids",
+                "UPDATE tasks SET next_run_at = :next, runs_claimed = runs_claimed + :claimed, misfires_claimed ="
+                " IF(:misfired, misfires_claimed + 1, 0), missed_since = :since WHERE id IN :ids",
                 next=goes_to,
                 claimed=claimed,
+                misfired=misfired,
+                since=missed_since,
                 ids=sorted(ids),
             )
     for claimed, pairs in single.items():
         for part in chunks(sorted(pairs), 200):  # a CASE is searched line by line: longer ones cost more a row
             connection.exec_driver_sql(
-                f"UPDATE tasks SET runs_claimed = runs_claimed + {claimed}, next_run_at = CASE id"
+                f"UPDATE tasks SET runs_claimed = runs_claimed + {claimed}, misfires_claimed = 0, missed_since = NULL,"
+                " next_run_at = CASE id"
                 + " WHEN %s THEN CAST(%s AS DATETIME(6))" * len(part)
                 + f" END WHERE id IN ({', '.join(['%s'] * len(part))})",
                 (*(v for pair in part for v in pair), *(pair[0] for pair in part)),
@@ -145,24 +156,36 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
             changed(
                 connection,
                 "UPDATE tasks SET state = 'invalid', error = :error, next_run_at = NULL, version = version + 1,"
-                " updated_at = UTC_TIMESTAMP(6) WHERE id = :id",
+                " updated_at = UTC_TIMESTAMP(6), seen_state = 'invalid' WHERE id = :id",
                 error=step.invalid,
                 id=step.task["id"],
             )
+        elif step.closes is not None:
+            close_pause(connection, step.task["id"], step.task["missed_since"], step.closes)
 
 
 def see(connection: Connection, steps: list[Step]) -> None:
-    """Tasks that came by plain SQL (version 0) are in the audit trail from the first time they are seen."""
-    new = sorted(step.task["id"] for step in steps if step.task["version"] == 0)
+    """What was done by plain SQL is in the audit trail from the first time that it is seen."""
     events: list[tuple[Any, ...]] = []
+    noticed: dict[int, list[int]] = {}
     for step in steps:
-        task_id, version = step.task["id"], step.task["version"]
-        if version == 0:
-            events.append((task_id, "sql", "registered", 1, step.task["schedule_version"], None))
+        task, version = step.task, step.task["version"]
+        actions = done_by_sql(task)
+        for action in actions:
+            version += 1
+            events.append((task["id"], "sql", action, version, task["schedule_version"], None))
+        if actions:
+            noticed.setdefault(len(actions), []).append(task["id"])
         if step.invalid:
-            events.append((task_id, "dispatcher", "invalid", version + 1, step.task["schedule_version"], step.invalid))
-    if new:
-        changed(connection, "UPDATE tasks SET version = 1 WHERE id IN :ids AND version = 0", ids=new)
+            events.append((task["id"], "dispatcher", "invalid", version + 1, task["schedule_version"], step.invalid))
+    for n, ids in noticed.items():
+        changed(
+            connection,
+            "UPDATE tasks SET version = version + :n, seen_state = state, seen_schedule_version = schedule_version"
+            " WHERE id IN :ids",
+            n=n,
+            ids=sorted(ids),
+        )
     if events:
         connection.exec_driver_sql(
             "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "

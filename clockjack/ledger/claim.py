@@ -27,7 +27,8 @@ from clockjack.ledger.database import (
     rows,
 )
 from clockjack.ledger.decide import Step
-from clockjack.ledger.tasks import SCHEDULE
+from clockjack.ledger.pace import Pace
+from clockjack.ledger.tasks import POLICIES, SCHEDULE
 from clockjack.moments import FIRST
 
 log = logging.getLogger("clockjack.ledger")
@@ -38,8 +39,8 @@ AVOID_S = 5.0
 OVERDUE_EVERY_S = 1.0
 
 _COLUMNS = (
-    f"id, queue, state, {', '.join(SCHEDULE)}, runs_claimed, next_run_at, schedule_version, version, created_at,"
-    " UTC_TIMESTAMP(6) AS now"
+    f"id, queue, state, {', '.join((*SCHEDULE, *POLICIES))}, runs_claimed, misfires_claimed, next_run_at, missed_since,"
+    " schedule_version, version, seen_state, seen_schedule_version, created_at, UTC_TIMESTAMP(6) AS now"
 )
 FRESH = (
     f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"
@@ -67,12 +68,14 @@ class Memory:
     avoid: dict[int, float] = field(default_factory=dict)  # tasks whose run somebody else keeps locked: until when
     overdue_since: datetime = FIRST  # where the look through the overdue tasks goes on
     overdue_s: float = 0.0  # when that was
+    pace: Pace = field(default_factory=Pace)
 
 
 def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, memory: Memory | None = None) -> Claimed:
     """Up to `limit` due tasks are claimed: on-time ones first, overdue ones with what is left of the batch.
 
-    `ages` holds the oldest waiting age (s) of each queue: overdue work of a queue that does not keep up waits in MySQL.
+    `ages` holds the oldest waiting age (s) of each queue: overdue work of a queue that does not keep up waits in MySQL,
+    and the others get it at their pace.
     """
     memory = memory or Memory()
     for task_id in [t for t, until in memory.avoid.items() if until < time.monotonic()]:
@@ -82,10 +85,14 @@ def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, mem
     def body(connection: Connection) -> Claimed:
         seen.clear()
         found = rows(connection, FRESH, n=limit, avoid=[*memory.avoid] or [0])
-        if len(found) < limit:
-            found += _overdue(connection, ages, limit - len(found), memory)
+        full = len(found) >= limit
+        if not full:
+            late = _overdue(connection, ages, limit - len(found), memory)
+            allowed = [task for task in late if memory.pace.take(task["queue"], time.monotonic())]
+            full = len(found) + len(allowed) >= limit
+            found += allowed
         seen.extend((row["id"], row["next_run_at"]) for row in found)
-        return apply(connection, database.clock, found, ages, full=len(found) >= limit)
+        return apply(connection, database.clock, found, ages, full=full)
 
     try:
         return database.transaction(body, attempts=1)
@@ -100,7 +107,8 @@ def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, mem
         [ready for one in alone for ready in one.ready],
         sum(one.invalid for one in alone),
         sum(one.tasks for one in alone),
-        full=len(seen) >= limit,
+        full=len(seen) >= limit or any(one.full for one in alone),
+        skipped=tuple(reason for one in alone for reason in one.skipped),
     )
 
 
@@ -108,6 +116,7 @@ def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: 
     """Overdue tasks of queues that keep up. A backlog of the others is walked through piece by piece, not each time."""
     avoid = [*memory.avoid] or [0]
     busy = [queue for queue, age in ages.items() if age > SATURATED_S]
+    busy += memory.pace.exhausted(ages, time.monotonic())
     if not busy:
         memory.overdue_since = FIRST
         return rows(connection, OVERDUE, since=FIRST, before=None, n=n, busy=[""], avoid=avoid)

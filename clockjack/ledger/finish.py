@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
-from clockjack.ledger.runs import MINE, Held, fence, still, update_locked
+from clockjack.ledger.exact import update_locked
+from clockjack.ledger.runs import MINE, Held, fence, still
 
 ERROR_CHARS = 4_000
 Key = tuple[int, int]
@@ -43,7 +44,10 @@ class Finished:
     later: set[Key] = field(default_factory=set)
 
 
-SUCCEEDED = "state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, error = NULL, reason = NULL"
+SUCCEEDED = (
+    "state = 'succeeded', finished_at = UTC_TIMESTAMP(6), wake_at = NULL, live_task_id = NULL, error = NULL,"
+    " reason = NULL"
+)
 
 
 def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
@@ -77,7 +81,7 @@ def _fail(connection: Connection, outcome: Outcome) -> None:
     sets = "failures = failures + 1, error = %s"
     values: list[Any] = [error]
     if outcome.retry_in_s is None:
-        sets += ", state = 'failed', wake_at = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
+        sets += ", state = 'failed', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
         values.append(outcome.kind)
     else:
         sets += ", state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"

@@ -7,14 +7,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
-from clockjack.ledger.tasks import COLUMNS
+from clockjack.ledger.tasks import COLUMNS, SEEN
 
 MAX_PAGE = 200
-LIST_COLUMNS = ", ".join(name for name in COLUMNS.split(", ") if name != "payload")
+LIST_COLUMNS = ", ".join(name for name in COLUMNS.split(", ") if name not in ("payload", *SEEN))
 RUN_COLUMNS = ", ".join(
     f"r.{name}"
     for name in (
-        *("id", "task_id", "due_at", "state", "attempt", "failures", "origin", "schedule_version", "queue", "worker"),
+        *("id", "task_id", "due_at", "state", "attempt", "failures", "origin", "queue", "worker"),
+        *("schedule_version", "task_version", "claimed_at"),
         *("first_started_at", "started_at", "finished_at", "skipped_until", "result", "error", "reason"),
     )
 )

@@ -11,11 +11,14 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from clockjack.ledger import overlap
 from clockjack.ledger.database import changed, rows
+from clockjack.ledger.exact import update_locked
 
 FIRST_LEASE_S = 6
 LEASE_S = 20
-PAUSED_LOOK_S = 30
+PUT_OFF = {"later": 30.0, "overlaps": overlap.WAIT_S, "again": 0.1}  # paused, waits for another, without the lock: s
+SKIPPED = ("paused", "too_late", "overlap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Popped:
     due_at: datetime
     attempt: int
     pushed_us: int = field(default=0, compare=False)
+    live_task_id: int | None = field(default=None, compare=False)  # its task, if runs of that must not overlap
 
 
 @dataclass(slots=True)
@@ -57,10 +61,10 @@ WHERE id IN :ids AND due_at BETWEEN :low AND :high AND (id, due_at, attempt) IN 
   AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)
 """
 VERDICT = """
-SELECT r.id, r.due_at, r.task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
-  r.first_started_at, r.started_at, t.id AS task, t.namespace, t.state AS task_state,
+SELECT r.id, r.due_at, r.task_id, r.live_task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
+  r.task_version, r.first_started_at, r.started_at, t.id AS task, t.namespace, t.state AS task_state, t.version,
   t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
-  t.backoff_s, t.backoff_max_s, UTC_TIMESTAMP(6) AS now
+  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures, UTC_TIMESTAMP(6) AS now
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token AND r.state = 'running'
 """
@@ -78,8 +82,9 @@ def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker
     """
     keys = sorted({(p.run_id, p.due_at, p.attempt - 1) for p in popped})
     at = span((k[0], k[1]) for k in keys)
+    locked = overlap.lock(connection, popped)
     matched = changed(connection, START, token=token, worker=worker, keys=keys, **at)
-    return _verdict(connection, popped, token, at, missing=len(keys) - matched)
+    return _verdict(connection, popped, token, at, missing=len(keys) - matched, locked=locked)
 
 
 def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Started:
@@ -88,18 +93,30 @@ def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Star
 
 
 def _verdict(
-    connection: Connection, popped: Sequence[Popped], token: bytes, at: dict[str, Any], missing: int
+    connection: Connection,
+    popped: Sequence[Popped],
+    token: bytes,
+    at: dict[str, Any],
+    missing: int,
+    locked: frozenset[int] | None = None,
 ) -> Started:
+    """`locked`: the tasks whose locks are held, for those whose runs must not overlap; None: that was judged before."""
     done = Started()
     found = rows(connection, VERDICT, token=token, **at)
+    verdicts = {run["id"]: judge(run) for run in found}
+    if locked is not None:
+        asks = [run for run in found if verdicts[run["id"]] == "run" and run["overlap"] != "allow"]
+        verdicts |= overlap.settle(connection, asks, locked) if asks else {}
     for run in found:
-        done.now = run["now"]
-        verdict = judge(run)
+        done.now, verdict = run["now"], verdicts[run["id"]]
         if verdict == "run":
             done.execute.append(run | {"token": token})
         else:
             _do_not_run(connection, run, token, verdict)
             done.not_run.append((run, verdict))
+    edited = [run for run in done.execute if run["version"] != run["task_version"]]
+    for run in edited:  # since it was claimed: the run tells which version it runs
+        update_locked(connection, [(run["id"], run["due_at"])], "task_version = %s", run["version"])
     if missing:
         have = {(run["id"], run["attempt"]) for run in found}
         rest = [p for p in popped if (p.run_id, p.attempt) not in have]
@@ -109,38 +126,41 @@ def _verdict(
 
 
 def judge(run: dict[str, Any]) -> str:
-    """`run`, or why not: `deleted`, `cancelled`, `invalid`, `paused`, `edited`, `later` (paused between attempts)."""
+    """`run`, or why not: `deleted`, `cancelled`, `invalid`, `paused`, `edited`, `too_late`, or one of PUT_OFF."""
     if run["task"] is None:
         return "deleted"
     if run["task_state"] in ("cancelled", "invalid"):
         return str(run["task_state"])
-    if run["origin"] == "manual":
+    if run["origin"] != "schedule":
         return "run"
     fresh = run["first_started_at"] == run["started_at"]
     if run["task_state"] == "paused":
         return "paused" if fresh else "later"
     if fresh and run["schedule_version"] != run["task_schedule_version"]:
         return "edited"
+    if fresh and run["max_lateness_s"] is not None:
+        late_s = (run["started_at"] - run["due_at"]).total_seconds()
+        return "too_late" if late_s > run["max_lateness_s"] else "run"
     return "run"
 
 
 def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdict: str) -> None:
-    key = {"id": run["id"], "due": run["due_at"], "token": token}
-    where = "WHERE id = :id AND due_at = :due AND run_token = :token AND state = 'running'"
-    if verdict == "later":
-        changed(
-            connection,
-            f"UPDATE runs SET state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL {PAUSED_LOOK_S} SECOND {where}",
-            **key,
-        )
-        return
+    """The run, which this transaction has started, is put off or over; what never began keeps no start."""
+    fresh = run["first_started_at"] == run["started_at"]
+    sets = "first_started_at = NULL, started_at = NULL, " if fresh else ""
+    if verdict in PUT_OFF:
+        sets += "state = 'ready', live_task_id = :live, wake_at = UTC_TIMESTAMP(6) + INTERVAL :wait_us MICROSECOND"
+    else:
+        sets += "state = :state, reason = :reason, live_task_id = NULL, wake_at = NULL, finished_at = UTC_TIMESTAMP(6)"
     changed(
         connection,
-        "UPDATE runs SET state = :state, reason = :reason, wake_at = NULL, finished_at = UTC_TIMESTAMP(6),"
-        " first_started_at = IF(first_started_at = started_at, NULL, first_started_at),"
-        f" started_at = IF(first_started_at IS NULL, NULL, started_at) {where}",
-        **key,
-        state="skipped" if verdict == "paused" else "cancelled",
+        f"UPDATE runs SET {sets} WHERE id = :id AND due_at = :due AND run_token = :token AND state = 'running'",
+        id=run["id"],
+        due=run["due_at"],
+        token=token,
+        live=None if run["overlap"] in (None, "allow") else run["task_id"],
+        wait_us=int(PUT_OFF.get(verdict, 0) * 1e6),
+        state="skipped" if verdict in SKIPPED else "cancelled",
         reason=verdict,
     )
 
@@ -181,18 +201,6 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
         )
     rest = [h for h in held if (h.run_id, h.attempt) not in mine]
     return still(connection, rest, "running") if rest else set()
-
-
-def update_locked(connection: Connection, keys: Sequence[tuple[int, datetime]], sets: str, *values: Any) -> int:
-    """The runs `keys`, which this transaction has locked, are updated; `sets` takes `values` at its %s.
-
-    Each is named by its whole primary key. A range over ids would also touch the row behind it, wait there while
-    somebody holds that one, and so could deadlock with another that does the same.
-    """
-    ordered = sorted(keys)
-    points = " OR ".join(["(id = %s AND due_at = %s)"] * len(ordered))
-    sql = f"UPDATE runs SET {sets} WHERE {points}"
-    return int(connection.exec_driver_sql(sql, (*values, *(part for key in ordered for part in key))).rowcount)
 
 
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:

@@ -1,12 +1,12 @@
-"""Tasks: registration and control. Every change is one row in `task_events`, in the same transaction.
+"""Tasks: registration and edits. Every change is one row in `task_events`, in the same transaction.
 
 Pause, cancel and edit write the task row only; the verdict at the start of a run does the rest (runs.start), so that
 the same happens for an UPDATE made with plain SQL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,12 +15,17 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.database import changed, inserted, rows
 from clockjack.schedules import Schedule, ScheduleError, first, next_after, validate, wants_seed
 
-DEFAULTS = {"timezone": "UTC", "jitter_s": 0, "dst_gap": "run_after", "dst_fold": "first"}
+DEFAULTS = {"timezone": "UTC", "jitter_s": 0, "dst_gap": "run_after", "dst_fold": "first", "tags": ""}
+DEFAULTS |= {"misfire": "once", "max_misfires": 100, "overlap": "allow"}
 _KINDS = ("run_at", "run_at_local", "cron", "every_s", "rrule")
-SCHEDULE = (*_KINDS, "start_at", "end_at", "max_runs", "exclude", *DEFAULTS)
-WORK = ("name", "handler", "queue", "payload", "timeout_s", "max_failures", "backoff_s", "backoff_max_s")
-STANDING = ("runs_claimed", "state", "next_run_at", "schedule_version", "version", "error", "created_at", "updated_at")
-COLUMNS = ", ".join(("id", "namespace", "task_key", *WORK, *SCHEDULE, *STANDING))
+SCHEDULE = (*_KINDS, "start_at", "end_at", "max_runs", "exclude", "timezone", "jitter_s", "dst_gap", "dst_fold")
+POLICIES = ("misfire", "max_misfires", "max_lateness_s", "overlap", "pause_after_failures")
+WORK = ("name", "tags", "handler", "queue", "payload", "timeout_s", "max_failures", "backoff_s", "backoff_max_s")
+STANDING = ("runs_claimed", "state", "next_run_at", "missed_since", "schedule_version", "version", "error")
+SEEN = ("seen_state", "seen_schedule_version")  # what a writer of ours saw last: any other change came by plain SQL
+IDENTITY = ("id", "namespace", "task_key", "group_key", "offset_s")
+COLUMNS = ", ".join((*IDENTITY, *WORK, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
+EDITABLE = (*SCHEDULE, *POLICIES, *WORK)
 
 
 class StateConflict(Exception):
@@ -63,7 +68,7 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
     again after the rollback. ScheduleError if with the slots of its id the task never fires.
     """
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    values = {name: fields.get(name, DEFAULTS.get(name)) for name in (*SCHEDULE, *WORK)}
+    values = {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
     if fields.get("task_key") is not None:
         found = rows(
             connection,
@@ -72,11 +77,12 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
             k=fields["task_key"],
         )
         if found:
-            return Registered(_bring_to(connection, found[0], values, now, actor), created=False)
-    row = values | {"namespace": namespace, "task_key": fields.get("task_key"), "created_at": now, "updated_at": now}
+            return Registered(edit(connection, found[0], values, actor=actor), created=False)
+    row = values | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
+    row |= {"namespace": namespace, "created_at": now, "updated_at": now, "seen_state": "active"}
     seeded = wants_seed(schedule_of(row))
     row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
-    row["version"] = 1
+    row["version"] = row["seen_schedule_version"] = 1
     names = list(row)
     row["id"] = inserted(
         connection, f"INSERT INTO tasks ({', '.join(names)}) VALUES ({', '.join(':' + n for n in names)})", **row
@@ -86,8 +92,14 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
         changed(
             connection, "UPDATE tasks SET next_run_at = :next WHERE id = :id", next=row["next_run_at"], id=row["id"]
         )
-    _event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
-    return Registered(row | {"state": "active", "schedule_version": 1, "runs_claimed": 0, "error": None}, created=True)
+    event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
+    standing = {"state": "active", "schedule_version": 1, "runs_claimed": 0, "missed_since": None, "error": None}
+    return Registered(row | standing, created=True)
+
+
+def serial(task: Mapping[str, Any]) -> int | None:
+    """What `live_task_id` of a live run of this task is: its id if its runs must not overlap, else None."""
+    return None if task["overlap"] == "allow" else int(task["id"])
 
 
 def first_run(row: dict[str, Any], now: datetime) -> datetime | None:
@@ -116,100 +128,84 @@ def get(connection: Connection, namespace: str, task_id: int, *, lock: bool = Fa
     return found[0] if found else None
 
 
-def pause(connection: Connection, namespace: str, task_id: int, *, actor: str) -> dict[str, Any] | None:
-    """The task is paused (again); None where there is none. StateConflict when it was cancelled."""
-    task = get(connection, namespace, task_id, lock=True)
-    if task is None or task["state"] == "paused":
-        return task
-    if task["state"] == "cancelled":
-        raise StateConflict("the task is cancelled: register it again instead")
-    return _update(connection, task, {"state": "paused"}, "paused", actor)
-
-
-def resume(connection: Connection, namespace: str, task_id: int, *, actor: str) -> dict[str, Any] | None:
-    """The task is active and due at its next occurrence; a one-time task that never ran is due at its time."""
-    task = get(connection, namespace, task_id, lock=True)
-    if task is None or task["state"] == "active":
-        return task
-    if task["state"] == "cancelled":
-        raise StateConflict("the task is cancelled: register it again instead")
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    new = {"state": "active", "next_run_at": first_run(task, now), "error": None}
-    return _update(connection, task, new, "resumed", actor)
-
-
-def cancel(connection: Connection, namespace: str, task_id: int, *, actor: str) -> dict[str, Any] | None:
-    """The task is cancelled and fires no more; None where there is none."""
-    task = get(connection, namespace, task_id, lock=True)
-    if task is None or task["state"] == "cancelled":
-        return task
-    return _update(connection, task, {"state": "cancelled", "next_run_at": None}, "cancelled", actor)
-
-
-def run_now(connection: Connection, namespace: str, task_ids: Sequence[int], *, actor: str) -> list[dict[str, Any]]:
-    """One more run of each of these tasks, due now; the same task may be named several times.
-
-    The unique key (task_id, due_at) decides, so a run that is due this very microsecond moves the new one by one µs.
-    Raises StateConflict for a cancelled or invalid task, KeyError for an unknown one; then nothing was added.
-    """
-    made: list[dict[str, Any]] = []
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    taken: set[tuple[int, datetime]] = set()
-    for task_id in sorted(task_ids):
-        task = get(connection, namespace, task_id, lock=True)
-        if task is None:
-            raise KeyError(task_id)
-        if task["state"] in ("cancelled", "invalid"):
-            raise StateConflict(f"task {task_id} is {task['state']}")
-        due = now
-        while (task_id, due) in taken or rows(
-            connection, "SELECT id FROM runs WHERE task_id = :t AND due_at = :d", t=task_id, d=due
-        ):
-            due += timedelta(microseconds=1)
-        taken.add((task_id, due))
-        run = {"task_id": task_id, "due_at": due, "schedule_version": task["schedule_version"], "queue": task["queue"]}
-        run["id"] = inserted(
-            connection,
-            "INSERT INTO runs (task_id, due_at, schedule_version, queue, state, wake_at, origin)"
-            " VALUES (:task_id, :due_at, :schedule_version, :queue, 'ready', :due_at, 'manual')",
-            **run,
-        )
-        _event(connection, task, "run_now", actor, None)
-        made.append(run)
-    return made
-
-
-def _bring_to(
-    connection: Connection, task: dict[str, Any], values: dict[str, Any], now: datetime, actor: str
+def edit(
+    connection: Connection, task: dict[str, Any], values: dict[str, Any], *, actor: str, action: str = "edited"
 ) -> dict[str, Any]:
+    """The locked row `task` has these values; returns it. Nothing is written when it had them.
+
+    An unchanged schedule keeps its next_run_at; a changed one counts from now, and max_runs anew. A cancelled or
+    invalid task becomes active again; a paused one stays paused.
+    """
+    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
     new = {name: value for name, value in values.items() if value != task[name]}
-    if any(name in new for name in SCHEDULE) or task["state"] in ("cancelled", "invalid"):
+    over = task["state"] in ("cancelled", "invalid")
+    if over or any(name in new for name in SCHEDULE):
         new["schedule_version"] = task["schedule_version"] + 1
         new["runs_claimed"] = 0
         new["next_run_at"] = _first_run(task | values, now)
-    if task["state"] in ("cancelled", "invalid"):
+        new |= end_pause(connection, task, now)
+    if over:
         new |= {"state": "active", "error": None}
-    return _update(connection, task, new, "edited", actor) if new else task
+    return update(connection, task, new, action, actor) if new else task
 
 
-def _update(
+def end_pause(connection: Connection, task: dict[str, Any], until: datetime | None) -> dict[str, Any]:
+    """The row that stands for what the pause missed ends before `until`; returns what to write to the task."""
+    if task["missed_since"] is None:
+        return {}
+    close_pause(connection, task["id"], task["missed_since"], until)
+    return {"missed_since": None}
+
+
+def close_pause(connection: Connection, task_id: int, missed_since: datetime, until: datetime | None) -> None:
+    """The row that stands for what a pause missed ends before `until` (None: now)."""
+    changed(
+        connection,
+        "UPDATE runs SET skipped_until = COALESCE(:until, UTC_TIMESTAMP(6)) WHERE task_id = :t AND due_at = :d"
+        " AND state = 'skipped' AND reason = 'paused' AND skipped_until IS NULL",
+        t=task_id,
+        d=missed_since,
+        until=until,
+    )
+
+
+def update(
     connection: Connection, task: dict[str, Any], new: dict[str, Any], action: str, actor: str
 ) -> dict[str, Any]:
     """The locked row `task` has the values `new`, its version is one higher, and the event is written."""
+    for unseen in done_by_sql(task):
+        task = task | {"version": task["version"] + 1}
+        event(connection, task, unseen, "sql", None)
     row = task | new | {"version": task["version"] + 1}
     sets = ", ".join(f"{name} = :{name}" for name in (*new, "version"))
-    changed(connection, f"UPDATE tasks SET {sets}, updated_at = UTC_TIMESTAMP(6) WHERE id = :id", **row)
-    if "updated_at" in row:
-        row["updated_at"] = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    _event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
+    changed(
+        connection,
+        f"UPDATE tasks SET {sets}, updated_at = UTC_TIMESTAMP(6), seen_state = state,"
+        " seen_schedule_version = schedule_version WHERE id = :id",
+        **row,
+    )
+    row["updated_at"] = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    row |= {"seen_state": row["state"], "seen_schedule_version": row["schedule_version"]}
+    event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
     return row
+
+
+def done_by_sql(task: Mapping[str, Any]) -> list[str]:
+    """What plain SQL did to the task since it was last seen."""
+    if task["version"] == 0:
+        return ["registered"]
+    actions = ["edited"] if task["seen_schedule_version"] != task["schedule_version"] else []
+    if task["seen_state"] != task["state"]:
+        actions.append({"active": "resumed"}.get(task["state"], task["state"]))
+    return actions
 
 
 def _words(row: dict[str, Any]) -> str:
     return ", ".join(f"{name}={row[name]}" for name in SCHEDULE if row[name] not in (None, DEFAULTS.get(name)))
 
 
-def _event(connection: Connection, row: dict[str, Any], action: str, actor: str, detail: str | None) -> None:
+def event(connection: Connection, row: dict[str, Any], action: str, actor: str, detail: str | None) -> None:
+    """The change is in the audit trail, with the version that it made."""
     changed(
         connection,
         "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail)"

@@ -12,16 +12,17 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from clockjack.ledger import aftermath
 from clockjack.ledger.advance import LOOK_AGAIN, Ready
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code, is_lost, rows
-from clockjack.ledger.runs import update_locked
+from clockjack.ledger.exact import update_locked
 
 log = logging.getLogger("clockjack.ledger")
 
 BATCH = 500
 LOST = "the consumer was lost: its lease ran out"
 DUE = (
-    "SELECT id, due_at, task_id, queue, state, attempt, failures, run_token, worker, started_at,"
+    "SELECT id, due_at, task_id, live_task_id, queue, state, attempt, failures, run_token, worker, started_at,"
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
@@ -36,6 +37,7 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
     """Runs whose wake_at has come moved on: (those to push, attempts found lost, whether more are waiting)."""
 
     seen: list[Mapping[str, Any]] = []
+    ended: list[tuple[Mapping[str, Any], bool]] = []
 
     def body(connection: Connection) -> tuple[list[Ready], int, bool]:
         found = rows(connection, DUE, n=limit)
@@ -47,12 +49,15 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
         lost = [run for run in found if run["state"] == "running"]
         for queue in sorted({run["queue"] for run in ready}):
             _wake(connection, [r for r in ready if r["queue"] == queue], now, ages.get(queue, 0.0))
-        again = _lose(connection, lost, now) if lost else []
-        push = [Ready(r["id"], r["due_at"], r["attempt"] + 1, r["queue"]) for r in (*ready, *again)]
+        again, ended[:] = _lose(connection, lost, now) if lost else ([], [])
+        push = [Ready(r["id"], r["due_at"], r["attempt"] + 1, r["queue"], r["live_task_id"]) for r in (*ready, *again)]
         return push, len(lost), len(found) >= limit
 
     try:
-        return database.transaction(body)
+        looked = database.transaction(body)
+        if ended:
+            aftermath.settle(database, ended)
+        return looked
     except UnknownCommit:
         return [], 0, True  # whatever became true, the rows say it: they are looked at again
     except Exception as error:
@@ -72,13 +77,18 @@ def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datet
     _update(connection, ready, "wake_at = %s", now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
 
 
-def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime) -> list[Mapping[str, Any]]:
-    """Lost attempts are counted and recorded; returns the runs that are to be pushed at once (their first loss)."""
+def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime) -> tuple[list[Any], list[Any]]:
+    """Lost attempts are counted and recorded.
+
+    Returns the runs that are to be pushed at once (their first loss), and what `aftermath.settle` needs of those that
+    have failed.
+    """
     policies = {
         row["id"]: row
         for row in rows(
             connection,
-            "SELECT id, max_failures, backoff_s, backoff_max_s FROM tasks WHERE id IN :ids",
+            "SELECT id, max_failures, backoff_s, backoff_max_s, overlap, pause_after_failures FROM tasks"
+            " WHERE id IN :ids",
             ids=sorted({run["task_id"] for run in lost}),
         )
     }
@@ -95,8 +105,8 @@ def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: dateti
     if at_once:
         _update(connection, at_once, _AGAIN, now + LOOK_AGAIN, LOST)
     if over:
-        sets = "state = 'failed', failures = failures + 1, wake_at = NULL, finished_at = %s, error = %s"
-        _update(connection, over, f"{sets}, reason = 'lost'", now, LOST)
+        sets = "state = 'failed', reason = 'lost', failures = failures + 1, wake_at = NULL, live_task_id = NULL"
+        _update(connection, over, f"{sets}, finished_at = %s, error = %s", now, LOST)
     ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))
     connection.exec_driver_sql(
         "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error) VALUES "
@@ -107,7 +117,10 @@ def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: dateti
             for value in (r["id"], r["due_at"], r["attempt"], r["run_token"], r["worker"], r["started_at"], LOST)
         ),
     )
-    return at_once
+    ended = [
+        (policies[run["task_id"]] | {"task_id": run["task_id"]}, True) for run in over if run["task_id"] in policies
+    ]
+    return at_once, ended
 
 
 _AGAIN = "state = 'ready', failures = failures + 1, wake_at = %s, error = %s"
@@ -120,14 +133,16 @@ def _update(connection: Connection, runs: Sequence[Mapping[str, Any]], sets: str
 def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
     """READY runs that wait for a far look are brought to now, 500 a transaction; for after Redis lost its data.
 
-    Runs that wait for their back-off (failures > 0) keep their time.
+    Runs that wait for their back-off, for another run's end or for their turn in a backfill keep their time.
     """
 
     def body(connection: Connection) -> int:
         found = rows(
             connection,
             "SELECT id, due_at FROM runs FORCE INDEX (wake) WHERE wake_at > UTC_TIMESTAMP(6) AND state = 'ready'"
-            " AND failures = 0" + (" AND queue IN :queues" if queues else "") + " ORDER BY wake_at LIMIT 500"
+            " AND failures = 0 AND origin <> 'backfill' AND (live_task_id IS NULL OR attempt = 0)"
+            + (" AND queue IN :queues" if queues else "")
+            + " ORDER BY wake_at LIMIT 500"
             " FOR UPDATE SKIP LOCKED",
             **({"queues": list(queues)} if queues else {}),
         )

@@ -55,7 +55,7 @@ def claim_all(database: Database) -> list[Ready]:
 
 
 def popped(ready: list[Ready]) -> list[runs.Popped]:
-    return [runs.Popped(r.run_id, r.due_at, r.attempt) for r in ready]
+    return [runs.Popped(r.run_id, r.due_at, r.attempt, live_task_id=r.live_task_id) for r in ready]
 
 
 def start(database: Database, ready: list[Ready], token: bytes = TOKEN) -> runs.Started:

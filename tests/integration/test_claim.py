@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger import claim, tasks
+from clockjack.ledger import claim, control
 from clockjack.ledger.database import Database, rows
 from tests.integration.life import claim_all, finish, held, insert, run_of, select, sql, start, task
 
@@ -203,7 +203,7 @@ def test_an_occurrence_that_ran_does_not_run_again(database: Database) -> None:
 
 def test_run_now_twice_in_one_statement_makes_two_runs(database: Database) -> None:
     one = insert(database, None, cron="0 3 * * *")
-    made = database.transaction(lambda c: tasks.run_now(c, "default", [one, one], actor="test"))
+    made = database.transaction(lambda c: control.run_now(c, "default", [one, one], actor="test"))
     assert made[1]["due_at"] - made[0]["due_at"] == timedelta(microseconds=1)
     claim_all(database)
     assert len(select(database, "SELECT id FROM runs WHERE task_id = :i AND origin = 'manual'", i=one)) == 2

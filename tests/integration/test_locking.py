@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clockjack.ledger import claim, runs, tasks, wake
+from clockjack.ledger import claim, control, runs, tasks, wake
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database
 from clockjack.ledger.finish import Outcome, finish
@@ -118,11 +118,11 @@ class Load:
     def control(self, database: Database) -> None:
         some = [r["id"] for r in select(database, "SELECT id FROM tasks ORDER BY id DESC LIMIT 20")]
         for i in some[:3]:
-            database.transaction(lambda c, i=i: tasks.pause(c, "default", i, actor="test"))
-            database.transaction(lambda c, i=i: tasks.resume(c, "default", i, actor="test"))
+            database.transaction(lambda c, i=i: control.pause(c, "default", i, actor="test"))
+            database.transaction(lambda c, i=i: control.resume(c, "default", i, actor="test"))
         if some:
-            database.transaction(lambda c: tasks.run_now(c, "default", some[:5], actor="test"))
-            database.transaction(lambda c: tasks.cancel(c, "default", some[-1], actor="test"))
+            database.transaction(lambda c: control.run_now(c, "default", some[:5], actor="test"))
+            database.transaction(lambda c: control.cancel(c, "default", some[-1], actor="test"))
 
 
 def test_all_writers_at_once(database: Database, database_url: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from clockjack.ledger import tasks
+from clockjack.ledger import control
 from clockjack.ledger.database import from_us, to_us
 from tests.prove.counting import Effects, count, settled
 from tests.prove.http import Api, task
@@ -60,7 +60,7 @@ class Edits:
         return due_us
 
     def pause_resume_ledger(self, task_id: int, due_us: int) -> int:
-        for change in (tasks.pause, tasks.resume):
+        for change in (control.pause, control.resume):
             self._stage.ledger.transaction(lambda c, change=change: change(c, "default", task_id, actor="prove"))
             self._breathe()
         return due_us
@@ -198,5 +198,5 @@ def _spoilers(stage: Stage, base_us: int) -> list[int]:
 
 def _run_now(stage: Stage, task_id: int) -> dict[str, int]:
     """Five run-nows of one task in one transaction, so at one moment of the database's clock."""
-    made = stage.ledger.transaction(lambda c: tasks.run_now(c, "default", [task_id] * 5, actor="prove"))
+    made = stage.ledger.transaction(lambda c: control.run_now(c, "default", [task_id] * 5, actor="prove"))
     return {f"{task_id}-{to_us(run['due_at'])}": to_us(run["due_at"]) for run in made}
