@@ -135,6 +135,16 @@ class Client:
         """The run, with its attempts that did not succeed."""
         return self._ask("GET", f"/v1/runs/{run_id}")
 
+    def forecast(
+        self, *, bucket: str = "1m", begin: datetime | None = None, buckets: int | None = None
+    ) -> dict[str, Any]:
+        """The coming load: how many tasks are due in each second (`1s`) or minute (`1m`) from `begin` (now) on."""
+        if begin is not None and begin.tzinfo is None:
+            raise ValueError("begin: a datetime without a zone; use datetime(…, tzinfo=…)")
+        wanted = {"bucket": bucket, "from": begin and begin.isoformat(), "buckets": buckets}
+        where = {name: value for name, value in wanted.items() if value is not None}
+        return self._ask("GET", "/v1/forecast", params=where)
+
     def _once(self, path: str, key: str | None, document: Any) -> dict[str, Any]:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         return self._ask("POST", path, headers=headers, **({"json": document} if document is not None else {}))

@@ -84,6 +84,15 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: _outside(name, value) for name, value in row.items() if name not in HIDDEN}
 
 
+def nested(value: Any) -> Any:
+    """What is no row, for people and programs outside: its moments are texts, however deep they lie."""
+    if isinstance(value, dict):
+        return {name: nested(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [nested(inner) for inner in value]
+    return moment(value) if isinstance(value, datetime) else value
+
+
 def _outside(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat() if name == "run_at_local" else moment(value)

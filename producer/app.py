@@ -13,7 +13,7 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import problems, tasks
+from producer import load, problems, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -49,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
     app.include_router(tasks.router)
+    app.include_router(load.router)
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

@@ -68,9 +68,9 @@ def register(request: Request, asking: Asking, sent: Sent) -> Response:
     warnings = request.app.state.notices.warnings(values["queue"], values["handler"])
     due: list[datetime | None] = []
 
-    def write(row: dict[str, Any]) -> str:
+    def write(row: dict[str, Any], crowding: list[str]) -> str:
         due.append(row["next_run_at"])
-        return registration.answer(row, warnings)
+        return registration.answer(row, warnings + crowding)
 
     done = acceptance.register(database, asking.namespace, values, actor=asking.actor, write=write, ticket=mark)
     telemetry.REGISTRATION.labels("http").observe(sent.age_s)

@@ -76,7 +76,7 @@ def add(
             namespace,
             values,
             actor=session.ACTOR,
-            write=lambda row: registration.answer(row, warnings),
+            write=lambda row, crowding: registration.answer(row, warnings + crowding),
         )
     if registration.REDIS_AWAY not in warnings:
         session.nudge("claim")

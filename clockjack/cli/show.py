@@ -28,6 +28,18 @@ def table(items: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
     Console().print(drawn)
 
 
+def bars(items: Sequence[dict[str, Any]], label: str, amount: str) -> None:
+    """The rows are on stdout: on a terminal with a bar for each amount, else as a table."""
+    if not sys.stdout.isatty():
+        table(items, (label, amount))
+        return
+    most = max((item[amount] for item in items), default=0)
+    width, full = max(10, Console().width - 40), "█" if _takes_unicode() else "#"
+    for item in items:
+        drawn = -(-item[amount] * width // most) if most else 0
+        print(f"{cell(item[label])}  {item[amount]:>9,}  {full * drawn}".rstrip())
+
+
 def record(item: dict[str, Any]) -> None:
     """The fields of one row that hold something are on stdout, one a line."""
     width = max(map(len, item), default=0)

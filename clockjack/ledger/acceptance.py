@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger import control, keys, reports, tasks
+from clockjack.ledger import control, forecast, keys, reports, tasks
 from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
 
 T = TypeVar("T")
@@ -91,14 +91,17 @@ def register(
     values: dict[str, Any],
     *,
     actor: str,
-    write: Callable[[dict[str, Any]], str],
+    write: Callable[[dict[str, Any], list[str]], str],
     ticket: Ticket | None = None,
 ) -> Answer:
-    """The task is registered: 201 when it is new, 200 when its task_key was known; `write` words the answer."""
+    """The task is registered: 201 when it is new, 200 when its task_key was known.
+
+    `write` words the answer, from the task's row and what is to be said of its second if that is crowded.
+    """
 
     def work(connection: Connection) -> Change:
         made = tasks.register(connection, namespace, values, actor=actor)
-        text = write(made.task)
+        text = write(made.task, forecast.crowding(connection, made.task))
         if not made.created:
             return Change(200, text)  # bringing it to the same values again changes nothing
 

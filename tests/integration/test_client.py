@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import httpx2
@@ -217,3 +217,19 @@ def test_an_answer_takes_milliseconds(client: Client) -> None:
         client.schedule("mock", every_s=60)
         took.append(time.perf_counter() - began)
     assert sorted(took)[10] < 0.03
+
+
+def test_the_forecast(client: Client) -> None:
+    for hours in (1, 1, 2):
+        client.schedule("mock", run_at=FUTURE + timedelta(hours=hours))
+    found = client.forecast(begin=FUTURE, buckets=121)
+    assert [one["due"] for one in found["buckets"] if one["due"]] == [2, 1]
+    assert found["busiest"] == {"at": "2030-01-01T01:00:00.000000Z", "due": 2}
+    begin = (FUTURE + timedelta(hours=1)).astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert client.forecast(bucket="1s", begin=begin)["buckets"][0]["due"] == 2
+    assert len(client.forecast()["buckets"]) == 60
+    with pytest.raises(ValueError, match="begin"):
+        client.forecast(begin=datetime(2030, 1, 1))
+    with pytest.raises(ClientError) as refused:
+        client.forecast(buckets=0)
+    assert (refused.value.status, refused.value.errors[0]["parameter"]) == (400, "buckets")

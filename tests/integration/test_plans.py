@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from clockjack.ledger import claim, runs, wake
+from clockjack.ledger import claim, forecast, runs, wake
 from clockjack.ledger.database import Database
 from tests.integration.life import TOKEN, select, sql
 
@@ -63,6 +63,16 @@ def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) ->
 def test_look_again_reads_the_wake_index(filled: Database) -> None:
     found = plan(filled, wake.DUE, n=500)
     assert (found["key"], found["type"]) == ("wake", "range")
+
+
+@pytest.mark.parametrize("statement", [forecast.LOAD, forecast.AMOUNT])
+def test_the_forecast_reads_the_due_index_alone(filled: Database, statement: str) -> None:
+    now = filled.now()
+    values = {"begin": now, "size": 60} if ":size" in statement else {}
+    found = plan(filled, statement, low=now, until=now + timedelta(minutes=30), most=1000, **values)
+    assert (found["key"], found["type"]) == ("due", "range")
+    assert "Using index" in found["Extra"].split("; ")
+    assert "filesort" not in found["Extra"]
 
 
 def test_start_goes_by_primary_key(filled: Database) -> None:
