@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clockjack import zones
 from clockjack.ledger import acceptance, reports, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
@@ -33,6 +34,8 @@ def examine(settings: Settings, database: Database) -> dict[str, Any]:
             _lateness(database, counts, findings)
     except (Unavailable, UnknownCommit) as error:
         findings.append(Finding("problem", "database", str(error)))
+    text = f"their rules are those of tzdata {zones.version()}; /readyz says those of a producer"
+    findings.append(Finding("ok", "zones", text))
     queues = _queues(settings, wanted, findings)
     return {
         "ok": all(finding.level != "problem" for finding in findings),

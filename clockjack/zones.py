@@ -8,6 +8,7 @@ leaves zoneinfo's search path, which belongs to the program that imports us, as 
 from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
+from importlib import metadata
 from importlib.resources import files
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -24,6 +25,12 @@ class Change(NamedTuple):
     at: datetime
     before: timedelta
     after: timedelta
+
+
+@cache
+def version() -> str:
+    """The version of the tzdata package whose zones these are."""
+    return metadata.version("tzdata")
 
 
 @cache

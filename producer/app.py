@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from clockjack import zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
@@ -89,6 +90,7 @@ async def problem_page(kind: str) -> Response:
 
 def _readiness(database: Database, queues: Queues) -> tuple[bool, dict[str, Any]]:
     document: dict[str, Any] = {"status": "ready", "database": "ok", "schema": "ok", "redis": "ok"}
+    document["tzdata"] = zones.version()
     try:
         wrong = acceptance.read(database, server.check_schema)
         if wrong:

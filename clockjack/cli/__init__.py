@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import load, operations, preview, register, show, tasks
+from clockjack.cli import load, operations, preview, register, retime, show, tasks
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": tasks.runs,
     "next": preview.next_,
     "forecast": load.forecast,
+    "retime": retime.retime,
     "migrate": operations.migrate,
     "doctor": operations.doctor,
     "demo": operations.demo,

@@ -316,7 +316,9 @@ def test_operators_are_told_how_it_is(http: TestClient) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-    assert set(ready.json().values()) == {"ready", "ok"}
+    document = ready.json()
+    assert document.pop("tzdata")
+    assert set(document.values()) == {"ready", "ok"}
     page = http.get("/metrics").text
     assert 'clockjack_registration_seconds_count{door="http"}' in page
     assert 'clockjack_last_tick_timestamp_seconds{loop="producer"}' in page

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from clockjack.ledger import claim, forecast, runs, wake
+from clockjack.ledger import claim, forecast, retime, runs, wake
 from clockjack.ledger.database import Database
 from tests.integration.life import TOKEN, select, sql
 
@@ -73,6 +73,19 @@ def test_the_forecast_reads_the_due_index_alone(filled: Database, statement: str
     assert (found["key"], found["type"]) == ("due", "range")
     assert "Using index" in found["Extra"].split("; ")
     assert "filesort" not in found["Extra"]
+
+
+def test_retime_reads_a_page_by_primary_key(filled: Database) -> None:
+    middle = select(filled, "SELECT MIN(id) + 2000 AS id FROM tasks")[0]["id"]
+    for statement, values in (
+        (retime.END, {"after": middle, "n": 1000}),
+        (retime.CANDIDATES, {"after": middle, "last": middle + 1000, "now": filled.now()}),
+        (retime.LOCKED, {"ids": list(range(middle, middle + 500))}),
+    ):
+        found = plan(filled, statement, **values)
+        assert (found["key"], found["type"]) == ("PRIMARY", "range")
+        assert "filesort" not in (found["Extra"] or "")
+    assert int(found["rows"]) == 500
 
 
 def test_start_goes_by_primary_key(filled: Database) -> None:
