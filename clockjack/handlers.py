@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
     """One attempt at one occurrence, as its handler sees it. Times are aware, UTC."""
 

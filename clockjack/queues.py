@@ -96,8 +96,7 @@ class Queues:
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
         suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
-        pairs = zip(values[::2], values[1::2], strict=True)
-        return [p for p in (_popped(data, pushed) for data, pushed in pairs) if p is not None], bool(suspended)
+        return _popped(values[::2], values[1::2]), bool(suspended)
 
     def give_back(self, queue: str, worker: str, popped: Sequence[Popped], now_us: int) -> None:
         """Popped jobs are queued again, due ones at the head."""
@@ -223,13 +222,20 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
-def _popped(data: bytes, pushed_us: bytes) -> Popped | None:
-    try:
-        run_id, due_us, attempt, *task = json.loads(data)[2]
-        live_task_id = int(task[0]) if task else None
-        return Popped(int(run_id), from_us(int(due_us)), int(attempt), int(pushed_us), live_task_id)
+def _popped(data: Sequence[bytes], pushed_us: Sequence[bytes]) -> list[Popped]:
+    """What these messages say, without those that cannot be read."""
+    try:  # all at once; one by one only if one of them spoils it
+        read = json.loads(b"[" + b",".join(data) + b"]") if data else []
+        return [_message(one[2], pushed) for one, pushed in zip(read, pushed_us, strict=True)]
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
-        return None
+        if len(data) <= 1:
+            return []
+    return [p for one, pushed in zip(data, pushed_us, strict=True) for p in _popped([one], [pushed])]
+
+
+def _message(ids: Sequence[Any], pushed_us: bytes) -> Popped:
+    run_id, due_us, attempt, *task = ids
+    return Popped(int(run_id), from_us(int(due_us)), int(attempt), int(pushed_us), int(task[0]) if task else None)
 
 
 def _iso(us: int) -> str:

@@ -24,7 +24,7 @@ from consumers.writing import write
 
 log = logging.getLogger("clockjack.consumer")
 
-BATCH = 200
+BATCH = 500
 PAUSE_S = 0.5
 SLOW_COMMIT_S = 0.8
 STALLED_S = 10.0  # a step waits for MySQL or Redis a few seconds at the most
@@ -51,6 +51,8 @@ class Engine:
         self._stepped_s = time.monotonic()
         self._mysql_off_until = 0.0
         self._full_until_us = 0
+        self._wait_free, self._wait_busy = telemetry.QUEUE_WAIT.labels("free"), telemetry.QUEUE_WAIT.labels("busy")
+        self._lateness, self._duration = telemetry.LATENESS.labels(queue), telemetry.DURATION.labels(queue)
 
     def step(self) -> bool:
         """One batch went through; returns whether anything was done."""
@@ -182,11 +184,12 @@ class Engine:
         if started.now is not None:
             self.database.clock.observe(started.now)
         self.pool.add(started.execute, sent_s, judged_s)
-        pushed_us = {p.run_id: max(p.pushed_us, to_us(p.due_at)) for p in popped}
+        pushed_us = {p.run_id: p.pushed_us for p in popped}
         for run in started.execute:
-            slot = "busy" if pushed_us[run["id"]] < self._full_until_us else "free"
-            wait_s = (to_us(run["started_at"]) - pushed_us[run["id"]]) / 1e6
-            telemetry.QUEUE_WAIT.labels(slot).observe(max(0.0, wait_s))
+            due_us = to_us(run["due_at"])
+            queued_us = max(pushed_us[run["id"]], due_us)
+            wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
+            wait.observe(max(0, due_us + run["late_us"] - queued_us) / 1e6)
         for run, verdict in started.not_run:
             self._log(run, "put off" if verdict == "later" else verdict)
         if started.refused:
@@ -198,25 +201,32 @@ class Engine:
                 started.early.clear()  # looked at again at its wake_at
         executing = {job_id(run["id"], run["attempt"]) for run in started.execute}
         early = {job_id(p.run_id, p.attempt) for p in started.early}
-        names = {job_id(p.run_id, p.attempt) for p in popped}
-        self._done += sorted(names - executing - early)
+        self._done += sorted({job_id(p.run_id, p.attempt) for p in popped} - executing - early)
 
     def _report(self, ended: Ended, finished: Finished) -> None:
-        over = []
+        over, counted = [], dict[str, int]()
         for job, outcome in ended:
             if outcome.key in finished.later:
                 self._retry.append((job, outcome))
                 continue
             self.pool.forget(job)
             self._done.append(job.id)
+            self._duration.observe(job.spent_s)
+            if job.late_s is not None:
+                self._lateness.observe(job.late_s)
             fenced = outcome.key in finished.refused
             if fenced:
                 telemetry.FENCED.labels("finish").inc()
             name = "fenced" if fenced else outcome.kind
-            telemetry.OUTCOMES.labels(self.queue, name).inc()
-            self._log(job.row, name, outcome.error, outcome.retry_in_s)
+            counted[name] = counted.get(name, 0) + 1
+            if name != "succeeded":
+                self._log(job.row, name, outcome.error, outcome.retry_in_s)
             if not fenced and outcome.retry_in_s is None and aftermath.asks(job.row):
                 over.append((job.row, outcome.kind != "succeeded"))
+        for name, number in counted.items():
+            telemetry.OUTCOMES.labels(self.queue, name).inc(number)
+        if counted:
+            log.info("runs ended", extra={"action": "runs", **counted})
         if over:
             self._settle(over)
 

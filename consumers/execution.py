@@ -9,17 +9,17 @@ import ctypes
 import inspect
 import json
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
-from clockjack import telemetry
 from clockjack.handlers import Run
-from clockjack.ledger.database import Clock, to_us
+from clockjack.ledger.database import Clock, chunks, to_us
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
 from clockjack.ledger.wake import backoff_s
@@ -31,6 +31,7 @@ WITHIN_S = 0.2
 BEGIN_WITHIN_S = 1.0
 STOP_WITHIN_S = 5.0
 RESULT_BYTES = 16_384
+HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so much work, at most so many runs
 
 
 def boot_s() -> float:
@@ -58,18 +59,18 @@ class Job:
     stopped_s: float | None = None
     thread: int = 0
     child: Any = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    spent_s: float = 0.0
+    late_s: float | None = None
+    id: str = ""  # the RQ job's
 
-    @property
-    def id(self) -> str:
-        """The RQ job id."""
-        return job_id(self.held.run_id, self.held.attempt)
+    def __post_init__(self) -> None:
+        self.id = job_id(self.held.run_id, self.held.attempt)
 
 
 def invoke(function: Callable[[Run], Any], run: Run) -> Any:
     """What the handler returns; a coroutine is run to its end in a loop of its own."""
     value = function(run)
-    return asyncio.run(_await(value)) if inspect.isawaitable(value) else value
+    return asyncio.run(_await(value)) if value is not None and inspect.isawaitable(value) else value
 
 
 async def _await(value: Any) -> Any:
@@ -85,28 +86,33 @@ class Pool:
         self.outcomes: deque[tuple[Job, Outcome]] = deque()
         self.jobs: dict[str, Job] = {}
         self.ewma_s: float | None = None
-        self._waiting: deque[Job] = deque()
-        self._ready = threading.Condition()
-        self._idle = 0
-        self._closed = False
+        self.waiting: set[Job] = set()  # started, not begun
+        self._hands: queue.SimpleQueue[Sequence[Job]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the states of all jobs: held for microseconds
         for i in range(size):
             threading.Thread(target=self._work, name=f"handler-{i}", daemon=True).start()
 
     def add(self, rows: list[dict[str, Any]], sent_s: float, judged_s: float) -> None:
-        """The started runs wait for a thread: their leases count from `sent_s`, their verdicts from `judged_s`."""
-        jobs = []
-        for row in rows:
-            held = Held(row["id"], row["due_at"], row["attempt"], row["token"])
-            job = Job(row, held, sent_s, judged_s, sent_s + FIRST_LEASE_S)
-            self.jobs[job.id] = job
-            jobs.append(job)
-        with self._ready:
-            self._waiting.extend(jobs)
-            self._ready.notify(len(jobs))
+        """The started runs wait for a thread: their leases count from `sent_s`, their verdicts from `judged_s`.
+
+        A thread is handed so many at once as should take it about 5 ms, so that handlers of microseconds do not pay for
+        a switch of threads each. What waits behind a slow one longer than a second is handed back.
+        """
+        lease_s = sent_s + FIRST_LEASE_S
+        jobs = [
+            Job(row, Held(row["id"], row["due_at"], row["attempt"], row["token"]), sent_s, judged_s, lease_s)
+            for row in rows
+        ]
+        self.jobs.update((job.id, job) for job in jobs)
+        with self._lock:
+            self.waiting.update(jobs)
+        at_once = 1 if self.ewma_s is None else max(1, min(LARGEST_HAND, int(HAND_S / max(self.ewma_s, 1e-6))))
+        for hand in chunks(jobs, at_once):
+            self._hands.put(hand)
 
     def room(self, most: int) -> tuple[int, int]:
         """How many more runs (at most `most`) can begin within 200 ms, and how many of them at once."""
-        now_s, waiting = boot_s(), len(self._waiting)
+        now_s, waiting = boot_s(), len(self.waiting)
         running = [now_s - job.begun_s for job in list(self.jobs.values()) if job.state == "running"]
         free = self.size - len(running)
         quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
@@ -116,12 +122,12 @@ class Pool:
     def take_waiting(self, older_than_s: float) -> list[Job]:
         """Jobs that were started longer ago and have not begun: no thread will begin them any more."""
         edge = boot_s() - older_than_s
-        with self._ready:
-            taken = [job for job in self._waiting if job.judged_s <= edge]
+        with self._lock:
+            taken = [job for job in self.waiting if job.judged_s <= edge]
             for job in taken:
-                self._waiting.remove(job)
                 job.state = "handed_back"
-        return taken
+            self.waiting.difference_update(taken)
+        return sorted(taken, key=lambda job: job.held.run_id)
 
     def forget(self, job: Job) -> None:
         """The job is no longer in hand."""
@@ -129,7 +135,7 @@ class Pool:
 
     def stop(self, job: Job, why: str) -> None:
         """The job's handler is told to end: its child is killed, or `Stopped` is raised in its thread."""
-        with job.lock:
+        with self._lock:
             if job.state != "running" or job.stopped_s is not None:
                 return
             job.why, job.stopped_s = why, boot_s()
@@ -140,7 +146,7 @@ class Pool:
 
     def owns(self, job: Job, child: Any) -> None:
         """The handler runs in this child; its time counts from now. It is killed if the job was stopped meanwhile."""
-        with job.lock:
+        with self._lock:
             job.child = child
             job.deadline_s = boot_s() + job.row["timeout_s"]
             if job.why is not None:
@@ -148,7 +154,7 @@ class Pool:
 
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""
-        with job.lock:
+        with self._lock:
             if job.state != "running":
                 return
             job.state = "over"
@@ -172,28 +178,31 @@ class Pool:
 
     def close(self) -> None:
         """Idle threads end."""
-        with self._ready:
-            self._closed = True
-            self._ready.notify_all()
+        for _ in range(self.size):
+            self._hands.put(())
 
     def _work(self) -> None:
-        while True:
-            with self._ready:
-                while not self._waiting and not self._closed:
-                    self._ready.wait()
-                if not self._waiting:
-                    return
-                job = self._waiting.popleft()
-                now_s = boot_s()
-                if now_s - job.judged_s > BEGIN_WITHIN_S or now_s > job.lease_s:
-                    job.state = "handed_back"
-                    self.outcomes.append((job, Outcome(job.held, "handed_back")))
-                    self._wake.set()
-                    continue
-                job.thread, job.begun_s = threading.get_ident(), now_s
-                job.deadline_s = now_s + job.row["timeout_s"]
+        while hand := self._hands.get():
+            for job in hand:
+                if self._begins(job):
+                    self._execute(job)
+
+    def _begins(self, job: Job) -> bool:
+        """Whether this thread may begin the job now; one whose verdict or lease has become old is handed back."""
+        now_s = boot_s()
+        with self._lock:
+            if job.state != "waiting":
+                return False
+            self.waiting.discard(job)
+            if now_s - job.judged_s > BEGIN_WITHIN_S or now_s > job.lease_s:
+                job.state = "handed_back"
+            else:
+                job.thread, job.begun_s, job.deadline_s = threading.get_ident(), now_s, now_s + job.row["timeout_s"]
                 job.state = "running"
-            self._execute(job)
+                return True
+        self.outcomes.append((job, Outcome(job.held, "handed_back")))
+        self._wake.set()
+        return False
 
     def _execute(self, job: Job) -> None:
         outcome, given_up = None, False
@@ -202,14 +211,16 @@ class Pool:
                 outcome = self._outcome(job)
             finally:
                 # from here on nobody raises in this thread; what was raised and not delivered is taken back
-                with job.lock:
+                with self._lock:
                     given_up, job.state = job.state == "over", "over"
-                    _raise_in(job.thread, None)
+                    if job.stopped_s is not None:
+                        _raise_in(job.thread, None)
         except Stopped:
             pass
-        spent_s = boot_s() - job.begun_s
-        self.ewma_s = spent_s if self.ewma_s is None else 0.9 * self.ewma_s + 0.1 * spent_s
-        telemetry.DURATION.labels(job.row["queue"]).observe(spent_s)
+        spent_s = job.spent_s = boot_s() - job.begun_s
+        known_s = self.ewma_s
+        # one long one among short ones may be this thread having waited for its turn: it counts for four
+        self.ewma_s = spent_s if known_s is None else 0.9 * known_s + 0.1 * min(spent_s, 4 * known_s)
         if given_up:
             return
         self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
@@ -217,9 +228,8 @@ class Pool:
 
     def _outcome(self, job: Job) -> Outcome:
         row = job.row
-        if row["failures"] == 0 and row["first_started_at"] == row["started_at"]:
-            late_s = (self._clock.now() - row["due_at"]).total_seconds()
-            telemetry.LATENESS.labels(row["queue"]).observe(max(0.0, late_s))
+        if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
+            job.late_s = max(0.0, (self._clock.now() - row["due_at"]).total_seconds())
         try:
             value = self._call(job, run_of(row))
             result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))

@@ -109,10 +109,11 @@ class Dispatcher:
         self.queues.push(ready, self.database.clock.now_us())
         self._staged.set()
         now = self.database.clock.now()
+        ahead, due_now = telemetry.STAGING.labels("ahead"), telemetry.STAGING.labels("now")
         for run in ready:
             if run.claimable_at is not None:
-                notice = "ahead" if run.noticed else "now"
-                telemetry.STAGING.labels(notice).observe(max(0.0, (now - run.claimable_at).total_seconds()))
+                stage = ahead if run.noticed else due_now
+                stage.observe(max(0.0, (now - run.claimable_at).total_seconds()))
 
     def _check_redis(self) -> None:
         """The ages of the queues are known; after a loss of data, what waits for a far look is looked at now."""

@@ -10,10 +10,16 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, chunks, rows
 from clockjack.ledger.decide import PAYLOAD_BYTES, Step, decide, payload_fault
+from clockjack.ledger.exact import moment
 from clockjack.ledger.tasks import close_pause, done_by_sql, serial
 
 LOOKAHEAD = timedelta(seconds=5)
 LOOK_AGAIN = timedelta(seconds=4)
+# one version more for each of tasks.done_by_sql; assignments are made from left to right
+SEEN_NOW = (
+    "version = version + IF(version = 0, 1, (seen_schedule_version <> schedule_version) + (seen_state <> state)),"
+    " seen_state = state, seen_schedule_version = schedule_version"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +94,47 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
 
 
 def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float]) -> list[Ready]:
-    new = [row for step in sorted(steps, key=lambda s: int(s.task["id"])) for row in _rows_of(step, now, ages)]
-    if not new:
-        return []
-    result = connection.exec_driver_sql(
-        "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, live_task_id,"
-        " wake_at, finished_at, reason, skipped_until) VALUES "
-        + ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"] * len(new)),
-        tuple(value for _, row in new for value in row),
+    """The rows of the runs that are ready, and of what is skipped, are there; returns the ready ones."""
+    made = sorted((step for step in steps if step.ready), key=lambda step: int(step.task["id"]))
+    ready: list[Ready] = []
+    if made:
+        result = connection.exec_driver_sql(
+            "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state,"
+            " live_task_id, wake_at) VALUES " + ",".join(_ready_row(step.task, now, ages) for step in made),
+            tuple(step.task["queue"] for step in made),
+        )
+        first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
+        ready = [_ready(step, first + i) for i, step in enumerate(made)]
+    skipped = [(step.task, step.skip) for step in steps if step.skip]
+    if skipped:
+        connection.exec_driver_sql(
+            "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at,"
+            " reason, skipped_until) VALUES " + ",".join(["(%s,%s,%s,%s,%s,%s,'skipped',%s,%s,%s)"] * len(skipped)),
+            tuple(
+                value
+                for task, skip in skipped
+                for value in (
+                    *(task["id"], skip.due_at, task["schedule_version"], _version(task), task["queue"]),
+                    *(now, now, skip.reason, skip.until),
+                )
+            ),
+        )
+    return ready
+
+
+def _ready_row(task: Mapping[str, Any], now: datetime, ages: Mapping[str, float]) -> str:
+    """Its numbers and times are written out: bound one by one they would cost more than the row."""
+    wake_at = max(task["next_run_at"], now) + LOOK_AGAIN
+    if age_s := ages.get(task["queue"]):
+        wake_at += timedelta(seconds=2 * age_s)
+    return (
+        f"({int(task['id'])},{moment(task['next_run_at'])},{int(task['schedule_version'])},{_version(task)},%s,"
+        f"{moment(now)},'ready',{serial(task) or 'NULL'},{moment(wake_at)})"
     )
-    first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
-    return [_ready(step, first + i) for i, (step, row) in enumerate(new) if row[6] == "ready"]
 
 
-def _rows_of(step: Step, now: datetime, ages: Mapping[str, float]) -> list[tuple[Step, tuple[Any, ...]]]:
-    task, skip = step.task, step.skip
-    made: list[tuple[Step, tuple[Any, ...]]] = []
-    tail = (task["schedule_version"], task["version"] + len(done_by_sql(task)), task["queue"], now)
-    if step.ready:
-        due_at = task["next_run_at"]
-        wake_at = max(due_at, now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))
-        made.append((step, (task["id"], due_at, *tail, "ready", serial(task), wake_at, None, None, None)))
-    if skip:
-        made.append((step, (task["id"], skip.due_at, *tail, "skipped", None, None, now, skip.reason, skip.until)))
-    return made
+def _version(task: Mapping[str, Any]) -> int:
+    return int(task["version"]) + len(done_by_sql(task))
 
 
 def _ready(step: Step, run_id: int) -> Ready:
@@ -134,8 +157,8 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
         else:
             changed(
                 connection,
-                "UPDATE tasks SET next_run_at = :next, runs_claimed = runs_claimed + :claimed, misfires_claimed ="
-                " IF(:misfired, misfires_claimed + 1, 0), missed_since = :since WHERE id IN :ids",
+                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = :next, runs_claimed = runs_claimed + :claimed,"
+                " misfires_claimed = IF(:misfired, misfires_claimed + 1, 0), missed_since = :since WHERE id IN :ids",
                 next=goes_to,
                 claimed=claimed,
                 misfired=misfired,
@@ -144,19 +167,18 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
             )
     for claimed, pairs in single.items():
         for part in chunks(sorted(pairs), 200):  # a CASE is searched line by line: longer ones cost more a row
+            cases = "".join(f" WHEN {int(i)} THEN CAST({moment(goes_to)} AS DATETIME(6))" for i, goes_to in part)
             connection.exec_driver_sql(
-                f"UPDATE tasks SET runs_claimed = runs_claimed + {claimed}, misfires_claimed = 0, missed_since = NULL,"
-                " next_run_at = CASE id"
-                + " WHEN %s THEN CAST(%s AS DATETIME(6))" * len(part)
-                + f" END WHERE id IN ({', '.join(['%s'] * len(part))})",
-                (*(v for pair in part for v in pair), *(pair[0] for pair in part)),
+                f"UPDATE tasks SET {SEEN_NOW}, runs_claimed = runs_claimed + {claimed}, misfires_claimed = 0,"
+                " missed_since = NULL,"
+                f" next_run_at = CASE id{cases} END WHERE id IN ({','.join(str(int(i)) for i, _ in part)})"
             )
     for step in steps:
         if step.invalid is not None:
             changed(
                 connection,
-                "UPDATE tasks SET state = 'invalid', error = :error, next_run_at = NULL, version = version + 1,"
-                " updated_at = UTC_TIMESTAMP(6), seen_state = 'invalid' WHERE id = :id",
+                f"UPDATE tasks SET {SEEN_NOW}, state = 'invalid', error = :error, next_run_at = NULL,"
+                " version = version + 1, updated_at = UTC_TIMESTAMP(6), seen_state = 'invalid' WHERE id = :id",
                 error=step.invalid,
                 id=step.task["id"],
             )
@@ -165,27 +187,15 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
 
 
 def see(connection: Connection, steps: list[Step]) -> None:
-    """What was done by plain SQL is in the audit trail from the first time that it is seen."""
+    """What was done by plain SQL is in the audit trail from the first time that it is seen (`move_on` notes that)."""
     events: list[tuple[Any, ...]] = []
-    noticed: dict[int, list[int]] = {}
     for step in steps:
         task, version = step.task, step.task["version"]
-        actions = done_by_sql(task)
-        for action in actions:
+        for action in done_by_sql(task):
             version += 1
             events.append((task["id"], "sql", action, version, task["schedule_version"], None))
-        if actions:
-            noticed.setdefault(len(actions), []).append(task["id"])
         if step.invalid:
             events.append((task["id"], "dispatcher", "invalid", version + 1, task["schedule_version"], step.invalid))
-    for n, ids in noticed.items():
-        changed(
-            connection,
-            "UPDATE tasks SET version = version + :n, seen_state = state, seen_schedule_version = schedule_version"
-            " WHERE id IN :ids",
-            n=n,
-            ids=sorted(ids),
-        )
     if events:
         connection.exec_driver_sql(
             "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "

@@ -1,19 +1,52 @@
-"""Rows of `runs` that a transaction holds are updated by their whole primary key."""
+"""Statements about many rows of `runs`, written out: their numbers and times are literals, so that nothing binds them.
 
-from collections.abc import Sequence
+A batch of 200 runs would have a thousand parameters, and each would cost more than its row. Only integers, datetimes
+and bytes of ours are written here, never a text.
+"""
+
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+Key = tuple[int, datetime]
 
-def update_locked(connection: Connection, keys: Sequence[tuple[int, datetime]], sets: str, *values: Any) -> int:
-    """The runs `keys`, which this transaction has locked, are updated; `sets` takes `values` at its %s.
 
-    Each is named by its whole primary key. A range over ids would also touch the row behind it, wait there while
-    somebody holds that one, and so could deadlock with another that does the same.
+def moment(when: datetime | None) -> str:
+    """A naive UTC datetime as a literal."""
+    return "NULL" if when is None else f"'{when}'"
+
+
+def among(keys: Sequence[Key], alias: str = "") -> str:
+    """The condition that finds the runs `keys` by id, and names the partitions by the range of their due times."""
+    ids = ",".join(str(int(i)) for i in sorted({key[0] for key in keys}))
+    low, high = min(key[1] for key in keys), max(key[1] for key in keys)
+    between = f"= {moment(low)}" if low == high else f"BETWEEN {moment(low)} AND {moment(high)}"
+    return f"{alias}id IN ({ids}) AND {alias}due_at {between}"
+
+
+def points(keys: Iterable[Key]) -> str:
+    """The condition that names each run by its whole primary key.
+
+    A range over ids would also touch the row behind it, wait there while somebody holds that one, and so could deadlock
+    with another that does the same.
     """
-    ordered = sorted(keys)
-    points = " OR ".join(["(id = %s AND due_at = %s)"] * len(ordered))
-    sql = f"UPDATE runs SET {sets} WHERE {points}"
-    return int(connection.exec_driver_sql(sql, (*values, *(part for key in ordered for part in key))).rowcount)
+    by_due: dict[datetime, list[int]] = {}
+    for run_id, due_at in keys:
+        by_due.setdefault(due_at, []).append(run_id)
+    parts = [
+        f"(due_at = {moment(due)} AND id IN ({','.join(str(int(i)) for i in sorted(ids))}))"
+        for due, ids in sorted(by_due.items(), key=lambda item: min(item[1]))
+    ]
+    return f"({' OR '.join(parts)})"
+
+
+def token(value: bytes) -> str:
+    """A run token as a literal."""
+    return f"x'{value.hex()}'"
+
+
+def update_locked(connection: Connection, keys: Sequence[Key], sets: str, *values: Any) -> int:
+    """The runs `keys`, which this transaction has locked, are updated; `sets` takes `values` at its %s."""
+    return int(connection.exec_driver_sql(f"UPDATE runs SET {sets} WHERE {points(keys)}", values).rowcount)

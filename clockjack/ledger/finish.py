@@ -14,13 +14,13 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
 from clockjack.ledger.exact import update_locked
-from clockjack.ledger.runs import MINE, Held, fence, still
+from clockjack.ledger.runs import Held, lock, still
 
 ERROR_CHARS = 4_000
 Key = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
 
@@ -56,7 +56,7 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
     May be called again with the same outcomes (a COMMIT may have been lost): what is there already is not refused.
     """
     held = [outcome.held for outcome in outcomes]
-    mine = {(row["id"], row["attempt"]) for row in rows(connection, MINE, **fence(held))}
+    mine = lock(connection, held)
     done = Finished()
     rest = [h for h in held if (h.run_id, h.attempt) not in mine]
     if rest:

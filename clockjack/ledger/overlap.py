@@ -64,7 +64,7 @@ def settle(connection: Connection, asks: Sequence[dict[str, Any]], locked: froze
     for row in rows(connection, LIVE, ids=sorted({run["task_id"] for run in sure})):
         live.setdefault(row["live_task_id"], []).append(row)
     asking = {run["id"] for run in asks}
-    verdicts |= {run["id"]: "run" for run in sure if run["first_started_at"] != run["started_at"]}  # these have begun
+    verdicts |= {run["id"]: "run" for run in sure if not run["fresh"]}  # these have begun
     for run in sorted(sure, key=lambda r: (r["due_at"], r["id"])):
         if verdicts[run["id"]] == "run":
             continue

@@ -4,16 +4,16 @@ Each start transaction writes a fresh `run_token`, so (id, attempt, token) names
 back or an outcome that does not match all three changes nothing. Rows are locked by primary key in ascending order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger import overlap
+from clockjack.ledger import exact, overlap
 from clockjack.ledger.database import changed, rows
-from clockjack.ledger.exact import update_locked
 
 FIRST_LEASE_S = 6
 LEASE_S = 20
@@ -21,7 +21,7 @@ PUT_OFF = {"later": 30.0, "overlaps": overlap.WAIT_S, "again": 0.1}  # paused, w
 SKIPPED = ("paused", "too_late", "overlap")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Popped:
     """What a Redis message says: this run, due then, to be started as that attempt; and when it was pushed."""
 
@@ -43,7 +43,7 @@ class Started:
     now: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """A run that this process started: the fence of everything that it may still write about it."""
 
@@ -53,25 +53,37 @@ class Held:
     token: bytes
 
 
-START = """
-UPDATE runs SET state = 'running', attempt = attempt + 1, run_token = :token, worker = :worker,
-  started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),
-  wake_at = UTC_TIMESTAMP(6) + INTERVAL 6 SECOND
-WHERE id IN :ids AND due_at BETWEEN :low AND :high AND (id, due_at, attempt) IN :keys
-  AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)
-"""
+START = (
+    "UPDATE runs SET state = 'running', attempt = attempt + 1, run_token = {token}, worker = %s,"
+    " started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),"
+    " lease_until = UTC_TIMESTAMP(6) + INTERVAL 6 SECOND, "
+    " wake_at = LEAST(wake_at, UTC_TIMESTAMP(6) + INTERVAL 6 SECOND)"
+    " WHERE {among} AND {attempt} AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)"
+)
+_POLICY = ("timeout_s", "max_failures", "backoff_s", "backoff_max_s")
+# what nothing speaks against, and no policy asks about: in few columns, for each costs more than the row
+PLAIN = (
+    "SELECT r.id, r.task_id, r.attempt, r.failures, r.first_started_at = r.started_at AS fresh,"
+    " TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at) AS late_us, t.namespace, t.handler, t.name, t.payload,"
+    f" CONCAT_WS(',', {', '.join('t.' + name for name in _POLICY)}) AS policy"
+    " FROM runs r JOIN tasks t ON t.id = r.task_id"
+    " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
+    " AND t.state = 'active' AND t.schedule_version = r.schedule_version AND t.version = r.task_version"
+    " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL"
+)
 VERDICT = """
 SELECT r.id, r.due_at, r.task_id, r.live_task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
-  r.task_version, r.first_started_at, r.started_at, t.id AS task, t.namespace, t.state AS task_state, t.version,
-  t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
-  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures, UTC_TIMESTAMP(6) AS now
+  r.task_version, r.first_started_at = r.started_at AS fresh,
+  TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at) AS late_us, t.id AS task, t.namespace, t.state AS task_state,
+  t.version, t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
+  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
-WHERE r.id IN :ids AND r.due_at BETWEEN :low AND :high AND r.run_token = :token AND r.state = 'running'
+WHERE {among} AND r.run_token = {token} AND r.state = 'running'
 """
-OURS = "id IN :ids AND due_at BETWEEN :low AND :high AND (id, attempt, run_token) IN :fence"
-FENCE = f"{OURS} AND state = 'running'"
-MINE = f"SELECT id, attempt FROM runs WHERE {FENCE} ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
-HEARTBEAT = f"UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {FENCE}"
+MINE = "SELECT id, attempt FROM runs WHERE {fence} AND state = 'running' ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
+HEARTBEAT = (
+    f"UPDATE runs SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {{fence}} AND state = 'running'"
+)
 
 
 def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker: str) -> Started:
@@ -80,49 +92,90 @@ def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker
     The task's row as it is now gives the verdict: runs of a cancelled, paused or edited task are ended or put off
     in the same transaction and never reach a handler.
     """
-    keys = sorted({(p.run_id, p.due_at, p.attempt - 1) for p in popped})
-    at = span((k[0], k[1]) for k in keys)
+    keys = sorted({(p.run_id, p.due_at) for p in popped})
+    attempts = sorted({(p.run_id, p.attempt - 1) for p in popped})
     locked = overlap.lock(connection, popped)
-    matched = changed(connection, START, token=token, worker=worker, keys=keys, **at)
-    return _verdict(connection, popped, token, at, missing=len(keys) - matched, locked=locked)
+    sql = START.format(token=exact.token(token), among=exact.among(keys), attempt=_attempt_is(attempts))
+    matched = connection.exec_driver_sql(sql, (worker,)).rowcount
+    return _verdict(connection, popped, keys, token, missing=len(attempts) - matched, locked=locked)
 
 
 def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Started:
     """What a start whose COMMIT was lost did: the rows that carry its token are ours."""
-    return _verdict(connection, popped, token, span((p.run_id, p.due_at) for p in popped), missing=len(popped))
+    keys = sorted({(p.run_id, p.due_at) for p in popped})
+    return _verdict(connection, popped, keys, token, missing=len(popped))
+
+
+def _attempt_is(attempts: Sequence[tuple[int, int]]) -> str:
+    """Each run has this attempt; nearly always they all have the same."""
+    numbers = {attempt for _, attempt in attempts}
+    if len(numbers) == 1:
+        return f"attempt = {int(numbers.pop())}"
+    return f"(id, attempt) IN ({','.join(f'({int(i)},{int(a)})' for i, a in attempts)})"
 
 
 def _verdict(
     connection: Connection,
     popped: Sequence[Popped],
+    keys: Sequence[exact.Key],
     token: bytes,
-    at: dict[str, Any],
     missing: int,
     locked: frozenset[int] | None = None,
 ) -> Started:
     """`locked`: the tasks whose locks are held, for those whose runs must not overlap; None: that was judged before."""
-    done = Started()
-    found = rows(connection, VERDICT, token=token, **at)
+    done, due_at = Started(), dict(keys)
+    literals = {"among": exact.among(keys, "r."), "token": exact.token(token)}
+    plain = connection.exec_driver_sql(PLAIN.format(**literals)).fetchall()
+    for run_id, task_id, attempt, failures, fresh, late_us, namespace, handler, name, payload, policy in plain:
+        run = {
+            "id": run_id, "task_id": task_id, "attempt": attempt, "failures": failures, "fresh": fresh,
+            "late_us": late_us, "namespace": namespace, "handler": handler, "name": name, "payload": payload,
+            "due_at": due_at[run_id], "token": token, "origin": "schedule",
+        }  # fmt: skip
+        run.update(_policy(policy))
+        done.execute.append(run)
+    if len(plain) + missing < len(due_at):
+        _judge_others(connection, done, literals, token, locked)
+    started = done.execute or [run for run, _ in done.not_run]
+    if started:
+        done.now = started[-1]["due_at"] + timedelta(microseconds=started[-1]["late_us"])
+    if missing:
+        have = {(run["id"], run["attempt"]) for run in (*done.execute, *(run for run, _ in done.not_run))}
+        rest = [p for p in popped if (p.run_id, p.attempt) not in have]
+        done.early = _early(connection, rest)
+        done.refused = len(rest) - len(done.early)
+    return done
+
+
+@lru_cache(1024)
+def _policy(text: str) -> dict[str, Any]:
+    numbers = dict(zip(_POLICY, map(int, text.split(",")), strict=True))
+    return {**numbers, "overlap": "allow", "pause_after_failures": None}
+
+
+def _judge_others(
+    connection: Connection, done: Started, literals: dict[str, str], token: bytes, locked: frozenset[int] | None
+) -> None:
+    """The started runs that are not plain are judged one by one."""
+    plain = {run["id"] for run in done.execute}
+    found = [
+        dict(row) | {"token": token}
+        for row in connection.exec_driver_sql(VERDICT.format(**literals)).mappings()
+        if row["id"] not in plain
+    ]
     verdicts = {run["id"]: judge(run) for run in found}
     if locked is not None:
         asks = [run for run in found if verdicts[run["id"]] == "run" and run["overlap"] != "allow"]
         verdicts |= overlap.settle(connection, asks, locked) if asks else {}
     for run in found:
-        done.now, verdict = run["now"], verdicts[run["id"]]
-        if verdict == "run":
-            done.execute.append(run | {"token": token})
-        else:
+        verdict = verdicts[run["id"]]
+        if verdict != "run":
             _do_not_run(connection, run, token, verdict)
             done.not_run.append((run, verdict))
-    edited = [run for run in done.execute if run["version"] != run["task_version"]]
-    for run in edited:  # since it was claimed: the run tells which version it runs
-        update_locked(connection, [(run["id"], run["due_at"])], "task_version = %s", run["version"])
-    if missing:
-        have = {(run["id"], run["attempt"]) for run in found}
-        rest = [p for p in popped if (p.run_id, p.attempt) not in have]
-        done.early = _early(connection, rest)
-        done.refused = len(rest) - len(done.early)
-    return done
+            continue
+        done.execute.append(run)
+        if run["version"] != run["task_version"]:  # edited since it was claimed: the run tells which version it runs
+            exact.update_locked(connection, [(run["id"], run["due_at"])], "task_version = %s", run["version"])
 
 
 def judge(run: dict[str, Any]) -> str:
@@ -133,21 +186,19 @@ def judge(run: dict[str, Any]) -> str:
         return str(run["task_state"])
     if run["origin"] != "schedule":
         return "run"
-    fresh = run["first_started_at"] == run["started_at"]
+    fresh = run["fresh"]
     if run["task_state"] == "paused":
         return "paused" if fresh else "later"
     if fresh and run["schedule_version"] != run["task_schedule_version"]:
         return "edited"
     if fresh and run["max_lateness_s"] is not None:
-        late_s = (run["started_at"] - run["due_at"]).total_seconds()
-        return "too_late" if late_s > run["max_lateness_s"] else "run"
+        return "too_late" if run["late_us"] > run["max_lateness_s"] * 1_000_000 else "run"
     return "run"
 
 
 def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdict: str) -> None:
     """The run, which this transaction has started, is put off or over; what never began keeps no start."""
-    fresh = run["first_started_at"] == run["started_at"]
-    sets = "first_started_at = NULL, started_at = NULL, " if fresh else ""
+    sets = "first_started_at = NULL, started_at = NULL, " if run["fresh"] else ""
     if verdict in PUT_OFF:
         sets += "state = 'ready', live_task_id = :live, wake_at = UTC_TIMESTAMP(6) + INTERVAL :wait_us MICROSECOND"
     else:
@@ -168,11 +219,9 @@ def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdi
 def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
     if not rest:
         return []
+    among = exact.among([(p.run_id, p.due_at) for p in rest])
     ready = rows(
-        connection,
-        "SELECT id, attempt FROM runs WHERE id IN :ids AND due_at BETWEEN :low AND :high"
-        " AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)",
-        **span((p.run_id, p.due_at) for p in rest),
+        connection, f"SELECT id, attempt FROM runs WHERE {among} AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)"
     )
     waiting = {(row["id"], row["attempt"] + 1) for row in ready}
     return [p for p in rest if (p.run_id, p.attempt) in waiting]
@@ -180,7 +229,7 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
 
 def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
     """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours."""
-    if changed(connection, HEARTBEAT, **fence(held)) == len(held):
+    if connection.exec_driver_sql(HEARTBEAT.format(fence=fence(held))).rowcount == len(held):
         return {(h.run_id, h.attempt) for h in held}
     return still(connection, held, "running")
 
@@ -190,10 +239,10 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
 
     Returns the (run_id, attempt) whose row somebody has locked at this instant: they are to be given again.
     """
-    mine = {(row["id"], row["attempt"]) for row in rows(connection, MINE, **fence(held))}
+    mine = lock(connection, held)
     ours = [h for h in held if (h.run_id, h.attempt) in mine]
     if ours:
-        update_locked(
+        exact.update_locked(
             connection,
             [(h.run_id, h.due_at) for h in ours],
             "state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
@@ -203,24 +252,23 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
     return still(connection, rest, "running") if rest else set()
 
 
+def lock(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
+    """The rows of `held` that are still ours are locked, but for those that somebody has locked: (run_id, attempt)."""
+    return {(row[0], row[1]) for row in connection.exec_driver_sql(MINE.format(fence=fence(held)))}
+
+
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:
     """The (run_id, attempt) of `held` that are in `state` and carry their token."""
-    sql = f"SELECT id, attempt FROM runs WHERE {OURS} AND state = :state"
-    return {(row["id"], row["attempt"]) for row in rows(connection, sql, state=state, **fence(held))}
+    sql = f"SELECT id, attempt FROM runs WHERE {fence(held)} AND state = %s"
+    return {(row[0], row[1]) for row in connection.exec_driver_sql(sql, (state,))}
 
 
-def fence(held: Sequence[Held]) -> dict[str, Any]:
-    """The parameters of OURS and FENCE."""
-    return span((h.run_id, h.due_at) for h in held) | {
-        "fence": sorted((h.run_id, h.attempt, h.token) for h in held),
-    }
-
-
-def span(keys: Iterable[tuple[int, datetime]]) -> dict[str, Any]:
-    """`ids` for the primary key and the range of due times that names the partitions."""
-    pairs = list(keys)
-    return {
-        "ids": sorted({k[0] for k in pairs}),
-        "low": min(k[1] for k in pairs),
-        "high": max(k[1] for k in pairs),
-    }
+def fence(held: Sequence[Held]) -> str:
+    """The condition that finds those of these runs that still carry our tokens. A token is of one start, so of one
+    attempt of a run.
+    """
+    by_token: dict[bytes, list[exact.Key]] = {}
+    for h in held:
+        by_token.setdefault(h.token, []).append((h.run_id, h.due_at))
+    parts = [f"{exact.among(keys)} AND run_token = {exact.token(token)}" for token, keys in by_token.items()]
+    return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"

@@ -1,6 +1,7 @@
 """Look again: every live run says in `wake_at` when somebody must look at it. One index, one loop, every repair.
 
-READY: what should be in Redis is pushed again. RUNNING: the lease is over, so the attempt is lost. The rows are locked
+READY: what should be in Redis is pushed again. RUNNING: looked at when the lease ends; when it is over, the attempt is
+lost. A lease itself is in no index, so that neither a start nor a heartbeat moves an entry. The rows are locked
 with SKIP LOCKED and moved on in one transaction; only after its COMMIT comes Redis.
 """
 
@@ -23,6 +24,7 @@ BATCH = 500
 LOST = "the consumer was lost: its lease ran out"
 DUE = (
     "SELECT id, due_at, task_id, live_task_id, queue, state, attempt, failures, run_token, worker, started_at,"
+    " lease_until,"
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
@@ -46,7 +48,11 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
             return [], 0, False
         now = database.clock.observe(found[0]["now"])
         ready = [run for run in found if run["state"] == "ready"]
-        lost = [run for run in found if run["state"] == "running"]
+        running = [run for run in found if run["state"] == "running"]
+        held = [run for run in running if run["lease_until"] is not None and run["lease_until"] > now]
+        lost = [run for run in running if run not in held]
+        if held:
+            _update(connection, held, "wake_at = lease_until")
         for queue in sorted({run["queue"] for run in ready}):
             _wake(connection, [r for r in ready if r["queue"] == queue], now, ages.get(queue, 0.0))
         again, ended[:] = _lose(connection, lost, now) if lost else ([], [])

@@ -74,8 +74,9 @@ def finish(database: Database, *outcomes: finishing.Outcome) -> set[tuple[int, i
 
 
 def make_due(database: Database, run_id: int) -> None:
-    """The run's wake_at has come."""
-    sql(database, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6) - INTERVAL 1 SECOND WHERE id = :i", i=run_id)
+    """The run's wake_at has come, and its lease is over if it has one."""
+    over = "UTC_TIMESTAMP(6) - INTERVAL 1 SECOND"
+    sql(database, f"UPDATE runs SET wake_at = {over}, lease_until = {over} WHERE id = :i", i=run_id)
 
 
 def ago(database: Database, seconds: float) -> datetime:

@@ -192,7 +192,7 @@ def test_heartbeats_keep_the_lease_and_a_lost_one_stops_the_handler(bench: Bench
     one = bench.due()
     bench.until(begun.is_set)
     bench.engine.beat()
-    assert (run_of(bench.database, one)["wake_at"] - bench.database.now()).total_seconds() > 15
+    assert (run_of(bench.database, one)["lease_until"] - bench.database.now()).total_seconds() > 15
     make_due(bench.database, run_of(bench.database, one)["id"])
     bench.dispatcher.look_step()  # somebody found the lease over: the run belongs to the next attempt
     bench.engine.stopping = True  # this consumer does not take it
@@ -285,7 +285,7 @@ def test_what_has_not_begun_keeps_its_short_lease(database: Database, queues: Qu
     ids = [bench.due() for _ in range(2)]
     bench.until(begun.is_set)
     bench.engine.beat()
-    left = sorted((run_of(database, i)["wake_at"] - database.now()).total_seconds() for i in ids)
+    left = sorted((run_of(database, i)["lease_until"] - database.now()).total_seconds() for i in ids)
     assert left[0] <= 6 < 15 < left[1]
     release.set()
     bench.until(lambda: bench.engine.empty)
@@ -296,13 +296,13 @@ def test_a_loop_that_stands_still_loses_its_leases(bench: Bench) -> None:
     bench.handle = lambda run: begun.set() or (release.wait(20) and None)
     one = bench.due()
     bench.until(begun.is_set)
-    before = run_of(bench.database, one)["wake_at"]
+    before = run_of(bench.database, one)["lease_until"]
     bench.engine._stepped_s -= 60
     bench.engine.beat()
-    assert run_of(bench.database, one)["wake_at"] == before
+    assert run_of(bench.database, one)["lease_until"] == before
     bench.engine.tick()
     bench.engine.beat()
-    assert run_of(bench.database, one)["wake_at"] > before
+    assert run_of(bench.database, one)["lease_until"] > before
     release.set()
     bench.until(lambda: bench.engine.empty)
 
@@ -352,7 +352,7 @@ def test_a_hand_back_never_waits_for_a_lock(database: Database, queues: Queues) 
     bench.engine.pool.ewma_s = 0.001
     ids = [bench.due() for _ in range(2)]
     bench.until(begun.is_set)
-    (waits,) = [i for i in ids if bench.engine.pool._waiting[0].row["task_id"] == i]
+    (waits,) = [i for i in ids if next(iter(bench.engine.pool.waiting)).row["task_id"] == i]
     bench.engine.stopping = True
 
     def hold(connection: Any) -> None:

@@ -29,7 +29,8 @@ def test_start_and_finish(database: Database) -> None:
     assert (row["handler"], row["payload"], row["attempt"]) == ("mock", '{"a": 1}', 1)
     running = run_of(database, one)
     assert (running["state"], running["worker"]) == ("running", "test")
-    assert 4 < (running["wake_at"] - running["started_at"]).total_seconds() <= 6
+    assert 5.9 < (running["lease_until"] - running["started_at"]).total_seconds() <= 6
+    assert running["wake_at"] <= running["lease_until"]
     assert finish(database, Outcome(held(started)[0], "succeeded", result='"x"')) == set()
     over = run_of(database, one)
     assert (over["state"], over["wake_at"], over["result"]) == ("succeeded", None, '"x"')
@@ -104,7 +105,24 @@ def test_losses_spend_the_budget(database: Database) -> None:
 def test_a_heartbeat_gives_20_s(database: Database) -> None:
     one, _, started = begin(database)
     assert database.transaction(lambda c: runs.heartbeat(c, held(started))) == {(held(started)[0].run_id, 1)}
-    assert 18 < (run_of(database, one)["wake_at"] - database.now()).total_seconds() <= 20
+    assert 18 < (run_of(database, one)["lease_until"] - database.now()).total_seconds() <= 20
+
+
+def test_a_lease_that_is_not_over_is_looked_at_again_when_it_ends(database: Database) -> None:
+    one, _, _ = begin(database)
+    sql(database, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6) WHERE task_id = :i", i=one)
+    assert wake.look_again(database, {}) == ([], 0, False)
+    run = run_of(database, one)
+    assert (run["state"], run["wake_at"]) == ("running", run["lease_until"])
+
+
+def test_a_lease_ends_6_s_after_the_start_however_far_the_claim_put_the_look(database: Database) -> None:
+    one = insert(database)
+    ready = claim_all(database)
+    sql(database, "UPDATE runs SET wake_at = wake_at + INTERVAL 300 SECOND WHERE task_id = :i", i=one)
+    start(database, ready)
+    run = run_of(database, one)
+    assert run["wake_at"] == run["lease_until"]
 
 
 def test_handed_back_counts_no_failure_and_is_looked_at_now(database: Database) -> None:

@@ -1,13 +1,14 @@
 """The four hot statements use their index, also when the tables are large; and locking never costs a deadlock."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from clockjack.ledger import claim, forecast, retime, runs, wake
+from clockjack.ledger import claim, exact, forecast, retime, runs, wake
 from clockjack.ledger.database import Database
+from clockjack.ledger.runs import Held
 from tests.integration.life import TOKEN, select, sql
 
 pytestmark = pytest.mark.mysql
@@ -46,10 +47,15 @@ def plan(database: Database, statement: str, **values: Any) -> dict[str, Any]:
     )
 
 
-def keys(database: Database) -> dict[str, Any]:
-    found = select(database, "SELECT id, due_at FROM runs ORDER BY id LIMIT 200")
-    ids = [r["id"] for r in found]
-    return {"ids": ids, "low": found[0]["due_at"], "high": found[-1]["due_at"] + timedelta(hours=2), "found": found}
+def keys(database: Database) -> list[tuple[int, datetime]]:
+    """Of 200 runs, with due times of their own."""
+    return [(r["id"], r["due_at"]) for r in select(database, "SELECT id, due_at FROM runs ORDER BY id LIMIT 200")]
+
+
+def by_primary_key(database: Database, statement: str) -> None:
+    found = plan(database, statement.replace("%s", "'w'").replace(":", "\\:"))
+    assert (found["key"], found["type"]) == ("PRIMARY", "range")
+    assert int(found["rows"]) < 1000
 
 
 @pytest.mark.parametrize("statement", [claim.FRESH, claim.OVERDUE])
@@ -89,34 +95,30 @@ def test_retime_reads_a_page_by_primary_key(filled: Database) -> None:
 
 
 def test_start_goes_by_primary_key(filled: Database) -> None:
-    at = keys(filled)
-    rows = at.pop("found")
-    fence = [(r["id"], r["due_at"], 0) for r in rows]
-    found = plan(filled, runs.START, token=TOKEN, worker="w", keys=fence, **at)
-    assert (found["key"], found["type"]) == ("PRIMARY", "range")
-    assert int(found["rows"]) < 1000
-    assert plan(filled, runs.VERDICT, token=TOKEN, **at)["key"] == "PRIMARY"
+    found = keys(filled)
+    token = exact.token(TOKEN)
+    by_primary_key(filled, runs.START.format(token=token, among=exact.among(found), attempt="attempt = 0"))
+    for statement in (runs.PLAIN, runs.VERDICT):
+        by_primary_key(filled, statement.format(token=token, among=exact.among(found, "r.")))
 
 
 def test_finish_and_heartbeat_go_by_primary_key(filled: Database) -> None:
-    at = keys(filled)
-    rows = at.pop("found")
-    for statement in (runs.MINE, runs.HEARTBEAT):
-        found = plan(filled, statement, fence=[(r["id"], 1, TOKEN) for r in rows], **at)
-        assert (found["key"], found["type"]) == ("PRIMARY", "range")
-        assert int(found["rows"]) < 1000
+    for tokens in (1, 3):  # those of one step, or of several
+        held = [Held(run_id, due_at, 1, TOKEN[:-1] + bytes([run_id % tokens])) for run_id, due_at in keys(filled)]
+        for statement in (runs.MINE, runs.HEARTBEAT):
+            by_primary_key(filled, statement.format(fence=runs.fence(held)))
 
 
 def test_locked_runs_are_updated_by_their_whole_key(filled: Database) -> None:
-    """No other row is touched, so an update of locked rows never waits: see `runs.update_locked`."""
-    found = keys(filled)["found"][:50]
+    """No other row is touched, so an update of locked rows never waits: see `exact.points`."""
+    found = keys(filled)[:50]
 
     def body(connection: Any) -> list[str]:
         seen: list[str] = []
         event.listen(
             connection, "before_cursor_execute", lambda c, cursor, sql, *rest: seen.append(sql % _literal(rest[0]))
         )
-        assert runs.update_locked(connection, [(r["id"], r["due_at"]) for r in found], "reason = %s", "x") == 50
+        assert exact.update_locked(connection, found, "reason = %s", "x") == 50
         return seen
 
     (statement,) = filled.transaction(body)

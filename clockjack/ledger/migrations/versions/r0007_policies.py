@@ -32,6 +32,7 @@ ALTER TABLE runs
   ADD COLUMN live_task_id BIGINT UNSIGNED NULL AFTER task_id,
   ADD COLUMN task_version INT UNSIGNED NOT NULL DEFAULT 1 AFTER schedule_version,
   ADD COLUMN claimed_at   DATETIME(6) NULL AFTER origin,
+  ADD COLUMN lease_until  DATETIME(6) NULL AFTER wake_at,
   ADD KEY live (live_task_id),
   DROP {constraint} runs_origin,
   ADD CONSTRAINT runs_origin CHECK (origin IN ('schedule', 'manual', 'backfill')),
