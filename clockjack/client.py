@@ -6,9 +6,10 @@ Every registration carries an Idempotency-Key, so sending it again can never reg
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
@@ -18,6 +19,7 @@ from clockjack.telemetry import wall_clock
 AGAIN = {429, 502, 503}
 PATIENCE_S = 30.0
 LONGEST_WAIT_S = 5.0
+MOMENTS, WALLS = ("run_at", "start_at", "end_at", "anchor_at"), ("run_at_local", "anchor_at_local")
 
 
 class ClientError(Exception):
@@ -89,19 +91,9 @@ class Client:
                 raise ValueError("give either run_at or in_s")
             run_at = datetime.fromtimestamp(wall_clock()(), UTC) + timedelta(seconds=in_s)
         document = {"handler": handler, "payload": payload, "run_at": run_at, **fields}
-        for name in ("run_at", "start_at", "end_at"):
-            if isinstance(moment := document.get(name), datetime):
-                if moment.tzinfo is None:
-                    raise ValueError(f"{name}: a datetime without a zone; use datetime(…, tzinfo=…)")
-                document[name] = moment.isoformat()
-        if isinstance(wall := document.get("run_at_local"), datetime):
-            if wall.tzinfo is not None:
-                raise ValueError("run_at_local: a datetime with a zone; its zone is the field timezone")
-            document["run_at_local"] = wall.isoformat()
         if document.get("exclude") is not None:
             document["exclude"] = [day.isoformat() if isinstance(day, date) else day for day in document["exclude"]]
-        document = {name: value for name, value in document.items() if value is not None or name == "payload"}
-        return self._once("/v1/tasks", idempotency_key, document)
+        return self._once("/v1/tasks", idempotency_key, _sendable(document))
 
     def get(self, task_id: int) -> dict[str, Any]:
         """The task."""
@@ -145,9 +137,39 @@ class Client:
         where = {name: value for name, value in wanted.items() if value is not None}
         return self._ask("GET", "/v1/forecast", params=where)
 
-    def _once(self, path: str, key: str | None, document: Any) -> dict[str, Any]:
+    def put_group(
+        self,
+        group_key: str,
+        handler: str,
+        payload: Any = None,
+        *,
+        offsets_s: Sequence[int],
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """The group has exactly these members; returns it, with `warnings`.
+
+        When: `anchor_at` (an aware datetime), or `anchor_at_local` (without a zone) with `timezone`. `fields` are the
+        columns of a one-time task.
+        """
+        document = {"handler": handler, "payload": payload, "offsets_s": [*offsets_s], **fields}
+        return self._once(_group(group_key), idempotency_key, _sendable(document), "PUT")
+
+    def move_group(self, group_key: str, *, idempotency_key: str | None = None, **anchor: Any) -> dict[str, Any]:
+        """The group's members lie at their offsets from another `anchor_at`, or `anchor_at_local` (and `timezone`)."""
+        return self._once(_group(group_key) + "/move", idempotency_key, _sendable(anchor))
+
+    def group(self, group_key: str) -> dict[str, Any]:
+        """The group."""
+        return self._ask("GET", _group(group_key))
+
+    def cancel_group(self, group_key: str) -> dict[str, Any]:
+        """The group's members fire no more; their history stays."""
+        return self._ask("DELETE", _group(group_key))
+
+    def _once(self, path: str, key: str | None, document: Any, method: str = "POST") -> dict[str, Any]:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return self._ask("POST", path, headers=headers, **({"json": document} if document is not None else {}))
+        return self._ask(method, path, headers=headers, **({"json": document} if document is not None else {}))
 
     def _pages(self, path: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
         wanted = {"limit": 200, **{name: value for name, value in where.items() if value is not None}}
@@ -179,6 +201,23 @@ class Client:
             if time.monotonic() + pause_s > give_up_s:
                 raise failed
             time.sleep(pause_s)
+
+
+def _sendable(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with their moments as text, without those that are None."""
+    found = {name: value for name, value in fields.items() if value is not None or name == "payload"}
+    for name in (*MOMENTS, *WALLS):
+        if isinstance(value := found.get(name), datetime):
+            if name in MOMENTS and value.tzinfo is None:
+                raise ValueError(f"{name}: a datetime without a zone; use datetime(…, tzinfo=…)")
+            if name in WALLS and value.tzinfo is not None:
+                raise ValueError(f"{name}: a datetime with a zone; its zone is the field timezone")
+            found[name] = value.isoformat()
+    return found
+
+
+def _group(group_key: str) -> str:
+    return f"/v1/groups/{quote(group_key, safe='')}"
 
 
 def _problem(response: httpx2.Response) -> dict[str, Any]:

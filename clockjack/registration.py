@@ -93,16 +93,16 @@ class Preview(When):
     seed: Annotated[str, StringConstraints(max_length=200)] = ""
 
 
-class NewTask(When):
-    """A registration as it is sent."""
+class Work(BaseModel):
+    """What is to run and under which policies, as it is sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     handler: Name
     queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=64)] = "default"
     name: Words | None = None
-    task_key: Words | None = None
     payload: Annotated[Any, BeforeValidator(_within_limits)] = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
-    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
     misfire: Literal["skip", "once", "all"] = "once"
     max_misfires: Annotated[int, Field(ge=1, le=10_000)] = 100
     max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
@@ -112,6 +112,13 @@ class NewTask(When):
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
     backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
     backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
+
+
+class NewTask(Work, When):
+    """A registration as it is sent."""
+
+    task_key: Words | None = None
+    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
 
 
 def read(kind: type[Sent], document: Any) -> Sent:

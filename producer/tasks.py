@@ -46,11 +46,12 @@ class TaskFilter(Page):
     task_key: Annotated[str, Field(max_length=200)] | None = None
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
+def schema(model: type[BaseModel]) -> dict[str, Any]:
+    """What the route's description says of its body."""
     return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
-_NEW_TASK, _PREVIEW = _body(registration.NewTask), _body(registration.Preview)
+_NEW_TASK, _PREVIEW = schema(registration.NewTask), schema(registration.Preview)
 
 
 @router.post("/tasks", status_code=201, openapi_extra=_NEW_TASK)

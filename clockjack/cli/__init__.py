@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import load, operations, preview, register, retime, show, tasks
+from clockjack.cli import groups, load, operations, preview, register, retime, show, tasks
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -40,10 +40,18 @@ KEYS: dict[str, Callable[..., None]] = {
     "list": operations.keys_list,
     "revoke": operations.keys_revoke,
 }
+GROUP: dict[str, Callable[..., None]] = {
+    "put": groups.put,
+    "show": groups.show_,
+    "move": groups.move,
+    "cancel": groups.cancel,
+}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
+group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-for typed, commands in ((app, COMMANDS), (keys, KEYS)):
+app.add_typer(group, name="group")
+for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP)):
     for name, command in commands.items():
         typed.command(name)(command)
 

@@ -1,0 +1,84 @@
+"""The routes under /v1/groups. A group_key may have slashes: what follows the last of them is part of it, too."""
+
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from clockjack import documents, grouping
+from clockjack.grouping import UnknownGroup
+from clockjack.ledger.acceptance import Answer
+from producer.problems import Problem
+from producer.requests import caller, document, ticket
+from producer.tasks import DUE_SOON, Asking, Sent, schema
+
+NAMED = "/groups/{group_key:path}"
+router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
+
+
+@router.put(NAMED, openapi_extra=schema(grouping.NewGroup), responses={201: {"description": "The group is new"}})
+def put(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
+    """The group has exactly these members: 201 when it is new, 200 when it was brought to these values."""
+    done = grouping.register(
+        request.app.state.database,
+        asking.namespace,
+        group_key,
+        document(sent.raw),
+        actor=asking.actor,
+        warnings=request.app.state.notices.warnings,
+        ticket=ticket(request, asking, sent.raw),
+    )
+    return _changed(request, group_key, done)
+
+
+@router.get(NAMED)
+def get(request: Request, asking: Asking, group_key: str) -> Response:
+    """The group with its members, without the cancelled ones unless all are."""
+    try:
+        text = grouping.show(request.app.state.database, asking.namespace, group_key)
+    except UnknownGroup:
+        raise Problem("not-found") from None
+    return Response(text, media_type="application/json")
+
+
+@router.delete(NAMED)
+def cancel(request: Request, asking: Asking, group_key: str) -> Response:
+    """All members are cancelled; their history stays."""
+    try:
+        done = grouping.cancel(request.app.state.database, asking.namespace, group_key, actor=asking.actor)
+    except UnknownGroup:
+        raise Problem("not-found") from None
+    return Response(done.answer, media_type="application/json")
+
+
+@router.post(NAMED + "/move", openapi_extra=schema(grouping.Move))
+def move(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
+    """All members that are not cancelled lie at their offsets from another anchor."""
+    try:
+        done = grouping.move(
+            request.app.state.database,
+            asking.namespace,
+            group_key,
+            document(sent.raw),
+            actor=asking.actor,
+            ticket=ticket(request, asking, sent.raw),
+        )
+    except UnknownGroup:
+        raise Problem("not-found") from None
+    return _changed(request, group_key, done)
+
+
+def _changed(request: Request, group_key: str, done: Answer) -> Response:
+    """The answer; a dispatcher is woken if a member is due soon."""
+    database = request.app.state.database
+    headers = {"Location": f"/v1/groups/{quote(group_key, safe='')}"} if done.status == 201 else {}
+    if done.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    else:
+        now = database.clock.now() if database.clock.known else database.now()
+        soon = documents.moment(now + DUE_SOON) or ""
+        members: list[Any] = documents.strict_json(done.answer)["members"]
+        if any(member["next_run_at"] and member["next_run_at"] < soon for member in members):
+            request.app.state.notices.nudge("claim")
+    return Response(done.answer, done.status, headers, "application/json")
