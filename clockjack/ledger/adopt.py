@@ -12,14 +12,17 @@ from clockjack.ledger.database import changed, rows
 from clockjack.ledger.decide import Step, decide
 from clockjack.ledger.tasks import serial
 
+# what ended a run before it began, and is over when its task is due at that time again
+REVIVED = ("paused", "edited", "cancelled", "invalid")
+
 
 def adopt(
     connection: Connection, clock: Clock, found: Sequence[Mapping[str, Any]], ages: Mapping[str, float]
 ) -> Claimed:
     """A task whose occurrence already has a row moves on; a row that never started follows the task's new schedule.
 
-    READY adopts the task's schedule_version; SKIPPED or CANCELLED as `paused` or `edited` is READY again with the next
-    attempt; anything else stays as it is.
+    READY adopts the task's schedule_version; SKIPPED or CANCELLED by a change of the task (REVIVED) is READY again with
+    the next attempt; anything else stays as it is.
     """
     if not found:
         return Claimed([], 0, 0, full=False)
@@ -60,7 +63,7 @@ def _revive(
         sets = "schedule_version = :version, live_task_id = :live"
         changed(connection, f"UPDATE runs SET {sets} WHERE id = :id AND due_at = :due", **key)
         return []
-    if run["state"] not in ("skipped", "cancelled") or run["reason"] not in ("paused", "edited"):
+    if run["state"] not in ("skipped", "cancelled") or run["reason"] not in REVIVED:
         return []
     step.counted = True
     wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger import claim, control
+from clockjack.ledger import claim, control, tasks
 from clockjack.ledger.database import Database, rows
 from tests.integration.life import claim_all, finish, held, insert, run_of, select, sql, start, task
 
@@ -282,3 +282,17 @@ def test_max_runs_counts_every_run_also_after_pause_and_resume(database: Databas
     sql(database, "UPDATE tasks SET state = 'active', next_run_at = start_at WHERE id = :i", i=two)
     assert len(claim_all(database)) == 1
     assert task(database, two)["runs_claimed"] == 1
+
+
+def test_a_task_cancelled_and_registered_again_for_the_same_time_still_runs(database: Database) -> None:
+    one = insert(database, -0.1, task_key="once more")
+    ready = claim_all(database)
+    database.transaction(lambda c: control.cancel(c, "default", one, actor="test"))
+    assert start(database, ready).execute == []
+    row = task(database, one)
+    fields = {name: row[name] for name in ("task_key", "handler", "queue", "payload", "run_at")}
+    limits = {"timeout_s": 60, "max_failures": 5, "backoff_s": 2, "backoff_max_s": 3600}
+    database.transaction(lambda c: tasks.register(c, "default", fields | limits, actor="test"))
+    (again,) = claim_all(database)
+    assert again.run_id == ready[0].run_id
+    assert [run["task_id"] for run in start(database, [again]).execute] == [one]
