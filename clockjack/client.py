@@ -99,6 +99,10 @@ class Client:
         """The task."""
         return self._ask("GET", f"/v1/tasks/{task_id}")
 
+    def explain(self, task_id: int) -> dict[str, Any]:
+        """The task in sentences: `schedule`, `state`, `next`, `recent` runs and `warnings`."""
+        return self._ask("GET", f"/v1/tasks/{task_id}/explain")
+
     def list(self, **where: Any) -> Iterator[dict[str, Any]]:
         """All tasks, the newest first, without payloads; `where`: state, handler, queue, task_key (a prefix)."""
         return self._pages("/v1/tasks", where)

@@ -40,6 +40,7 @@ __all__ = [
     "is_occurrence",
     "next_after",
     "occurrences",
+    "unmoved",
     "validate",
     "wants_seed",
 ]
@@ -91,6 +92,12 @@ def first(schedule: Schedule) -> datetime | None:
     return next_after(schedule, FIRST - TICK)
 
 
+def unmoved(schedule: Schedule, due: datetime) -> datetime:
+    """Where the occurrence that is due at `due` lies without jitter."""
+    last = _kept(schedule, due - timedelta(seconds=schedule.jitter_s)) if schedule.jitter_s else None
+    return _last_kept(schedule, last, due)[0] if last and last <= due else due
+
+
 def wants_seed(schedule: Schedule) -> bool:
     """Whether its occurrences depend on the seed."""
     return schedule.jitter_s > 0 or (schedule.cron is not None and cron.wants_seed(schedule.cron))
@@ -122,19 +129,25 @@ def _moved(schedule: Schedule, after: datetime) -> datetime | None:
     if last is None:
         return None
     if last <= after:  # of those up to `after` only the last one can have been moved past it
-        beyond = after
-        while (following := _kept(schedule, last)) and following <= after:
-            middle = following + (beyond - following) / 2
-            found = _kept(schedule, middle)
-            if found and found <= after:
-                last = found
-            else:
-                last, beyond = following, middle
+        last, following = _last_kept(schedule, last, after)
         moved = _with_jitter(schedule, last, following)
         if moved > after or following is None:
             return moved if moved > after else None
         last = following
     return _with_jitter(schedule, last, _kept(schedule, last))
+
+
+def _last_kept(schedule: Schedule, last: datetime, until: datetime) -> tuple[datetime, datetime | None]:
+    """The last occurrence up to `until`, which `last` is one of, and the one after it; both without jitter."""
+    beyond = until
+    while (following := _kept(schedule, last)) and following <= until:
+        middle = following + (beyond - following) / 2
+        found = _kept(schedule, middle)
+        if found and found <= until:
+            last = found
+        else:
+            last, beyond = following, middle
+    return last, following
 
 
 def _with_jitter(schedule: Schedule, occurrence: datetime, following: datetime | None) -> datetime:

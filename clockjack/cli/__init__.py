@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import groups, load, operations, preview, register, retime, show, tasks
+from clockjack.cli import explain, groups, load, operations, preview, register, retime, show, tasks
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "add": register.add,
     "list": tasks.list_,
     "show": tasks.show_,
+    "explain": explain.explain,
     "pause": tasks.pause,
     "resume": tasks.resume,
     "cancel": tasks.cancel,

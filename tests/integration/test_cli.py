@@ -234,3 +234,14 @@ def test_the_installed_command_runs() -> None:
         timeout=30,
     )
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
+
+
+def test_explain(shell: Shell) -> None:
+    one = str(shell.json("add", "mock", "--cron", "30 2 * * *", "--tz", "Europe/Berlin")["id"])
+    shown = shell("explain", one)
+    assert "schedule\n  At 02:30 (Europe/Berlin).\n" in shown
+    assert "state\n  It is active, registered at " in shown
+    assert "no consumer serves" in shell.error
+    assert list(shell.json("explain", one)) == ["task_id", "schedule", "state", "next", "recent", "warnings"]
+    assert "there is no task" in shell.refuses("explain", "999999999", code=1)
+    assert "there is no task" in shell.refuses("explain", one, "--namespace", "other", code=1)

@@ -84,6 +84,7 @@ def test_a_task_is_scheduled_and_controlled(client: Client) -> None:
     task = client.schedule("mock", {"a": 1}, run_at=FUTURE.astimezone(), task_key="k", end_at=FUTURE + timedelta(1))
     assert (task["run_at"], task["payload"]) == ("2030-01-01T00:00:00.000000Z", {"a": 1})
     assert client.get(task["id"])["task_key"] == "k"
+    assert client.explain(task["id"])["task_id"] == task["id"]
     assert client.pause(task["id"])["state"] == "paused"
     assert client.resume(task["id"])["state"] == "active"
     run = client.run_now(task["id"])
