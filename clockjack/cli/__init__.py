@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import explain, groups, load, operations, preview, register, retime, show, tasks
+from clockjack.cli import explain, groups, load, operations, preview, register, retime, show, simulate, tasks
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "next": preview.next_,
     "forecast": load.forecast,
     "retime": retime.retime,
+    "simulate": simulate.simulate,
     "migrate": operations.migrate,
     "doctor": operations.doctor,
     "demo": operations.demo,

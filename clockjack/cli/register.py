@@ -52,7 +52,7 @@ def add(
     """Register a task: once (--at, --in, --at-local) or again and again (--cron, --every, --rrule)."""
     if at is not None and in_ is not None:
         raise Failed("run_at: give either --at or --in", 2)
-    wait = None if in_ is None else _duration(in_)
+    wait = None if in_ is None else duration("--in", in_)
     try:
         value = documents.strict_json(payload)
     except ValueError as error:
@@ -90,8 +90,9 @@ def add(
         show.complain(f"warning: {warning}")
 
 
-def _duration(text: str) -> timedelta:
+def duration(option: str, text: str) -> timedelta:
+    """The span of time that the option says."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", text, re.ASCII)
     if not match:
-        raise Failed(f"--in: expected seconds or a duration such as 10s, 5m, 2h or 1d, not {text[:40]!r}", 2)
+        raise Failed(f"{option}: expected seconds or a duration such as 10s, 5m, 2h or 1d, not {text[:40]!r}", 2)
     return timedelta(seconds=float(match[1]) * UNITS[match[2]])

@@ -245,3 +245,19 @@ def test_explain(shell: Shell) -> None:
     assert list(shell.json("explain", one)) == ["task_id", "schedule", "state", "next", "recent", "warnings"]
     assert "there is no task" in shell.refuses("explain", "999999999", code=1)
     assert "there is no task" in shell.refuses("explain", one, "--namespace", "other", code=1)
+
+
+def test_a_simulation_of_a_task(shell: Shell) -> None:
+    one = str(shell.json("add", "mock", "--cron", "30 2 * * *", "--tz", "Europe/Berlin", "--misfire", "skip")["id"])
+    window = ["--from", "2027-03-26T12:00:00Z", "--to", "2027-03-28T12:00:00Z"]
+    outage = ["--outage", "2027-03-27T01:00:00Z..2027-03-27T02:00:00Z"]
+    found = shell.json("simulate", "--task", one, *window, *outage)
+    assert [(row["utc"], row["what"]) for row in found["rows"]] == [
+        ("2027-03-27T01:30:00Z", "skipped"),
+        ("2027-03-28T01:00:00Z", "runs"),
+    ]
+    found = shell.json("simulate", "--task", one, *window, *outage, "--misfire", "once")
+    assert found["rows"][0]["what"] == "runs late"
+    assert "cron" in shell.refuses("simulate", "* * * * *", "--task", one)
+    assert "there is no task" in shell.refuses("simulate", "--task", "999999999", code=1)
+    assert "there is no task" in shell.refuses("simulate", "--task", one, "--namespace", "other", code=1)

@@ -34,8 +34,9 @@ def test_example(
     assert [text[-len(time) :] for text, time in zip(found, times, strict=True)] == times
 
 
-def test_the_shown_command(capsys: pytest.CaptureFixture[str]) -> None:
-    block = re.search(r'    \$ (clockjack next "[^\n]+)\n((?:    [^\n]+\n)+)', TEXT)
+@pytest.mark.parametrize("command", ["next", "simulate"])
+def test_the_shown_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.search(rf'    \$ (clockjack {command} "[^\n]+)\n((?:    [^\n]+\n)+)', TEXT)
     assert block
     assert cli.run(shlex.split(block[1])[1:]) == 0
     printed = capsys.readouterr()
