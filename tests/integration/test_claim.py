@@ -74,11 +74,6 @@ def test_end_at_and_max_runs_end_a_task(database: Database) -> None:
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"cron": "61 * * * *"}, "cron"),
-        ({"cron": "* * * *"}, "cron"),
-        ({"cron": "0 0 30 2 *"}, "cron"),
-        ({"cron": "0 * * * *", "timezone": "Mars/Olympus"}, "timezone"),
-        ({"cron": "0 * * * *", "timezone": "../../etc/passwd"}, "timezone"),
         ({"cron": "0 * * * *", "payload": "{nope"}, "payload"),
         ({"cron": "0 * * * *", "payload": '"' + "x" * 70_000 + '"'}, "payload"),
     ],
@@ -96,11 +91,10 @@ def test_a_row_that_only_python_can_refuse_is_parked(database: Database, columns
 
 def test_checks_refuse_contradictions(database: Database) -> None:
     for columns in (
-        {"cron": "* * * * *", "run_at": database.now()},
-        {},
-        {"every_s": 0},
         {"cron": "* * * * *", "timeout_s": 0},
         {"cron": "* * * * *", "state": "sleeping"},
+        {"cron": "* * * * *", "state": "paused "},
+        {"cron": "* * * * *", "dst_gap": "skip "},
     ):
         with pytest.raises(DBAPIError):
             insert(database, None, **columns)

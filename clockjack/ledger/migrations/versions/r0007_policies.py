@@ -25,6 +25,7 @@ ALTER TABLE tasks
     AND (max_lateness_s IS NULL OR max_lateness_s BETWEEN 1 AND 31536000)),
   ADD CONSTRAINT tasks_overlap CHECK (overlap IN ('allow', 'skip', 'queue_one', 'replace')),
   ADD CONSTRAINT tasks_failures CHECK (pause_after_failures IS NULL OR pause_after_failures BETWEEN 1 AND 1000),
+  ADD CONSTRAINT tasks_words CHECK (CONCAT(state, misfire, overlap, dst_gap, dst_fold) NOT LIKE '% %'),
   ADD CONSTRAINT tasks_group CHECK ((group_key IS NULL) = (offset_s IS NULL))
 """
 RUNS = """
@@ -39,6 +40,9 @@ ALTER TABLE runs
   ADD CONSTRAINT runs_overlap CHECK (
     live_task_id IS NULL OR (live_task_id = task_id AND wake_at IS NOT NULL))
 """
+
+
+# tasks_words: to IN, as to =, 'skip ' is 'skip'; to Python it is a word that nobody knows
 
 
 def upgrade() -> None:
