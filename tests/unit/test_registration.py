@@ -1,6 +1,7 @@
 """What a registration may say: everything that is refused names its field, and what passes fits the columns."""
 
 import json
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from clockjack import documents, registration
 from clockjack.registration import Refused
+from tests.unit import bad_input
 
 NOW = datetime(2026, 11, 23, 12, 0, 0)
 SOON = "2026-11-23T12:00:10Z"
@@ -52,59 +54,11 @@ BAD = [
     ("name", {"name": "a\u200bb"}),
     ("name", {"name": "\ud800"}),
     ("foo", {"foo": 1}),
-    # run_at
-    ("run_at", {"run_at": "2030-01-01T00:00:00"}),
-    ("run_at", {"run_at": "2030-01-01"}),
-    ("run_at", {"run_at": 1_900_000_000}),
-    ("run_at", {"run_at": "1900000000"}),
-    ("run_at", {"run_at": True}),
-    ("run_at", {"run_at": ""}),
-    ("run_at", {"run_at": "2030-02-30T00:00:00Z"}),
-    ("run_at", {"run_at": "2030-01-01T24:00:00Z"}),
-    ("run_at", {"run_at": "2030-01-01T00:00:60Z"}),
-    ("run_at", {"run_at": "2030-01-01T00:00:00+25:00"}),
-    ("run_at", {"run_at": "2030-01-01T00:00:00 +01:00"}),
-    ("run_at", {"run_at": "2030-01-01T00:00:00,5Z"}),
-    ("run_at", {"run_at": "2030-01-01T00:00:00Z\n"}),
-    ("run_at", {"run_at": "٢٠٣٠-01-01T00:00:00Z"}),
-    ("run_at", {"run_at": "0000-00-00T00:00:00Z"}),
-    ("run_at", {"run_at": "0001-01-01T00:00:00+01:00"}),
-    ("run_at", {"run_at": "9999-12-31T23:59:59-01:00"}),
-    ("run_at", {"run_at": "2200-01-01T00:00:00Z"}),
-    ("run_at", {"run_at": "2025-11-22T12:00:00Z"}),  # more than a year ago
-    # the kind of schedule
-    ("run_at", {"run_at": None}),
-    ("cron", {"cron": "* * * * *"}),  # beside run_at
-    ("every_s", {"every_s": 5}),
-    # cron
-    *[
-        ("cron", {"run_at": None, "cron": cron})
-        for cron in (
-            "", " ", "* * * *", "61 * * * *", "* * 32 * *", "* * * * 8", "*/0 * * * *", "1,,2 * * * *", "-1 * * * *",
-            "R R * * *", "H(9-1) * * * *", "@reboot", "0 0 30 2 *", "0 0 31 4,6,9,11 *", "١ * * * *",
-            "* * * * * * 2030", "0-59," * 1000 + "1 * * * *", "a" * 300, "* * * * *\x00",
-        )
-    ],
-    ("cron", {"run_at": None, "cron": 5}),
-    ("end_at", {"run_at": None, "cron": "* * * * *", "end_at": "2026-11-23T11:00:00Z"}),
-    # zones
-    *[
-        ("timezone", {"run_at": None, "cron": "* * * * *", "timezone": zone})
-        for zone in ("../../etc/passwd", "", "x" * 300, "localtime", "posixrules", "europe/berlin", "Mars/X", "UTC\x00")
-    ],
-    ("timezone", {"timezone": None}),
     # numbers
-    ("every_s", {"run_at": None, "every_s": 0}),
-    ("every_s", {"run_at": None, "every_s": 31_536_001}),
-    ("every_s", {"run_at": None, "every_s": 2.5}),
-    ("every_s", {"run_at": None, "every_s": "5"}),
-    ("every_s", {"run_at": None, "every_s": True}),
     *[("timeout_s", {"timeout_s": value}) for value in (-1, 0, 10**9, 2.5, 60.0, "10", True, 2**63, 10**30, None)],
     *[("max_failures", {"max_failures": value}) for value in (0, -1, 1001)],
     *[("backoff_s", {"backoff_s": value}) for value in (-1, 86_401)],
     ("backoff_max_s", {"backoff_max_s": 604_801}),
-    *[("max_runs", {"max_runs": value}) for value in (0, 2**32, False)],
-    ("start_at", {"start_at": "2026-11-23T11:00:00"}),
     # payload
     ("payload", {"payload": "x" * 65_535}),  # with its quotes one byte too many
     ("payload", {"payload": "é" * 40_000}),
@@ -122,6 +76,16 @@ BAD = [
 )
 def test_bad_input_names_its_field(field: str, change: dict[str, Any]) -> None:
     assert field in refused(**({"handler": "mock", "run_at": SOON} | change))
+
+
+@pytest.mark.parametrize("case", bad_input.BAD, ids=lambda case: case.name)
+def test_bad_schedules_and_policies_name_their_field(case: bad_input.Bad) -> None:
+    with pytest.raises(Refused) as caught:
+        accept(handler="mock", **case.document)
+    ((field, words),) = caught.value.errors
+    assert field == case.field
+    assert re.search(case.words, words)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 1, True])
@@ -230,7 +194,7 @@ def test_in_s_becomes_run_at(in_s: float) -> None:
     assert accept(handler="mock", in_s=in_s)["run_at"] == NOW + timedelta(seconds=in_s)
 
 
-@pytest.mark.parametrize("in_s", [-1, "5", True, 1e10, float("nan"), float("inf")])
+@pytest.mark.parametrize("in_s", [True, float("nan"), float("inf")])
 def test_in_s_is_a_number_of_seconds_ahead(in_s: Any) -> None:
     assert refused(handler="mock", in_s=in_s) == ["in_s"]
 
