@@ -26,6 +26,7 @@ MINUTE = timedelta(minutes=1)
 CORRECTION = timedelta(hours=3)
 GAPS, FOLDS = ("run_after", "skip"), ("first", "last", "both")
 Options = tuple[str, str]
+compared = {"windows": 0, "differences": 0}  # by this process so far
 DEFAULT: Options = ("run_after", "first")
 WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
@@ -270,8 +271,10 @@ def difference(window: Window) -> tuple[int, str]:
     expected = occurrences(*window)
     schedule = Schedule(cron=cron, timezone=zone, dst_gap=gap, dst_fold=fold)
     found = list(schedules.occurrences(schedule, after, until=until, count=len(expected) + 1))
+    compared["windows"] += 1
     if found == expected:
         return len(found), ""
+    compared["differences"] += 1
     wrong = sorted(set(found) ^ set(expected))[:3]
     return len(found), f"{cron!r} in {zone} ({gap}, {fold}) from {after} to {until}: " + ", ".join(
         f"{instant} {'missing' if instant in expected else 'too much'}" for instant in wrong
