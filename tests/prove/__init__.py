@@ -1,1 +1,1 @@
-"""The longer proofs of `make prove-foundation`: real servers and processes, killed and frozen at exact moments."""
+"""The longer proofs of `make prove-foundation` and `make prove-time`: real servers and processes, and their figures."""

@@ -4,26 +4,10 @@ The exit code is 0 only if all hold. PROVE_JSON=file writes the same as JSON. Ev
 database and an emptied Redis, runs real processes, and counts what ran from the lines that the handlers wrote.
 """
 
-import json
-import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 from tests.prove import contention, durability, edits, kills, leases, stops, switches
-from tests.prove.stage import Stage
-
-
-class Proof(NamedTuple):
-    """A name for the command line, what is claimed, and the function that tries it: (figure, whether it holds)."""
-
-    name: str
-    what: str
-    run: Callable[[Stage], tuple[str, bool]]
-
+from tests.prove.proofs import Proof, main
 
 PROOFS = (
     Proof(
@@ -75,44 +59,5 @@ PROOFS = (
 )
 
 
-def main(names: Sequence[str]) -> int:
-    """The proofs of these names, or all, were tried; 0 only if all hold."""
-    if unknown := set(names) - {proof.name for proof in PROOFS}:
-        print(f"no proof {', '.join(sorted(unknown))}; there are: {', '.join(p.name for p in PROOFS)}", file=sys.stderr)
-        return 2
-    begun, lines = time.monotonic(), []
-    stage = Stage()
-    try:
-        for proof in PROOFS:
-            if not names or proof.name in names:
-                lines.append(_try(stage, proof))
-    finally:
-        if all(line["holds"] for line in lines):
-            stage.close()
-        else:
-            stage.end()
-            print(f"logs: {stage.home}", file=sys.stderr)
-    held = sum(bool(line["holds"]) for line in lines)
-    print(f"{held} of {len(lines)} proofs hold ({time.monotonic() - begun:.0f} s)")
-    if file := os.environ.get("PROVE_JSON"):
-        Path(file).write_text(json.dumps(lines, indent=1))
-    return 0 if held == len(lines) else 1
-
-
-def _try(stage: Stage, proof: Proof) -> dict[str, object]:
-    begun = time.monotonic()
-    try:
-        stage.empty()
-        figure, holds = proof.run(stage)
-    except Exception as error:
-        traceback.print_exc()
-        figure, holds = f"could not be tried: {type(error).__name__}: {error}".splitlines()[0], False
-    spent_s = time.monotonic() - begun
-    print(
-        f"{proof.name:17} {proof.what}: {figure} [{spent_s:.0f} s]: {'holds' if holds else 'falls short'}", flush=True
-    )
-    return {"name": proof.name, "what": proof.what, "figure": figure, "seconds": round(spent_s, 1), "holds": holds}
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(PROOFS, sys.argv[1:]))
