@@ -167,7 +167,7 @@ def test_all_writers_at_once(database: Database, database_url: str, overlaps: tu
         thread.join(10)
     assert load.errors == []
     assert deadlocks(database) == before
-    assert len(load.executed) == len(set(load.executed)) > 200, "an attempt was started twice"
+    assert len(load.executed) == len(set(load.executed)) > 50, "an attempt was started twice"
     if overlaps != ("allow",):
         live = select(database, "SELECT COUNT(*) AS n FROM runs WHERE live_task_id IS NOT NULL AND wake_at IS NULL")
         assert live == [{"n": 0}]
