@@ -35,7 +35,7 @@ def run(later: Later, kind: str, *, token: bytes = b"t" * 16) -> None:
     started = start(later, ready, token)
     later.on(0.5)
     if kind == "lost":
-        sql(later, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6) WHERE state = 'running'")
+        sql(later, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6) WHERE state = 'running'")
         assert wake.look_again(later, {})[1] == len(started.execute)
         return
     assert (

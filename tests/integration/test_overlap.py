@@ -115,7 +115,7 @@ def test_queue_one_looks_for_itself(later: Later) -> None:
 def test_queue_one_of_a_run_whose_consumer_is_lost(later: Later) -> None:
     one, _ = minutely(later, overlap="queue_one", max_failures=1)
     start(later, due(later, 2), TOKENS[1])
-    sql(later, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6) WHERE state = 'running'")
+    sql(later, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6), lease_until = UTC_TIMESTAMP(6) WHERE state = 'running'")
     wake.look_again(later, {})
     (waiting,), _, _ = wake.look_again(later, {})
     assert len(start(later, [waiting], TOKENS[2]).execute) == 1
