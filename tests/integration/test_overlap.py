@@ -198,6 +198,22 @@ def test_a_second_attempt_does_not_overlap_itself(later: Later, overlap: str) ->
     assert len(start(later, [again], TOKENS[1]).execute) == 1
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue_one", "replace"])
+def test_a_second_attempt_is_not_judged_again(later: Later, overlap: str) -> None:
+    """It has begun: what began by hand meanwhile is no reason to end it, and is not replaced by it."""
+    one, first = minutely(later, overlap=overlap, max_failures=9)
+    finish(later, Outcome(held(first)[0], "failed", error="x", retry_in_s=40.0))
+    later.on(30)
+    later.transaction(lambda c: control.run_now(c, "default", [one], actor="test"))
+    (manual,), _, _ = wake.look_again(later, {})
+    assert len(start(later, [manual], TOKENS[1]).execute) == 1
+    sql(later, "UPDATE runs SET wake_at = UTC_TIMESTAMP(6) + INTERVAL 1 DAY WHERE state = 'running'")
+    later.on(10)
+    (again,), _, _ = wake.look_again(later, {})
+    assert len(start(later, [again], TOKENS[2]).execute) == 1
+    assert [what for what, _, _ in story(later, one)] == ["running", "running"]
+
+
 def test_one_that_waits_for_its_next_attempt_has_begun(later: Later) -> None:
     _, first = minutely(later, overlap="skip", max_failures=9)
     finish(later, Outcome(held(first)[0], "failed", error="x", retry_in_s=600.0))
