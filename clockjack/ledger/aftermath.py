@@ -19,9 +19,9 @@ WAITING = (
     " FOR UPDATE SKIP LOCKED"
 )
 LAST_ENDS = (
-    "SELECT state FROM runs FORCE INDEX (occurrence) WHERE task_id = :t AND state IN ('succeeded', 'failed')"
-    " AND finished_at > COALESCE((SELECT MAX(at) FROM task_events WHERE task_id = :t"
-    " AND action IN ('resumed', 'edited')), '2000-01-01') ORDER BY due_at DESC LIMIT :n"
+    "SELECT state, finished_at > COALESCE((SELECT MAX(at) FROM task_events WHERE task_id = :t"
+    " AND action IN ('resumed', 'edited')), '2000-01-01') AS counts FROM runs FORCE INDEX (occurrence)"
+    " WHERE task_id = :t AND state IN ('succeeded', 'failed') ORDER BY due_at DESC LIMIT :n"
 )
 
 
@@ -55,7 +55,7 @@ def _pause(connection: Connection, task_id: int) -> None:
     found = rows(connection, f"SELECT {COLUMNS} FROM tasks WHERE id = :t FOR UPDATE", t=task_id)
     if not found or found[0]["state"] != "active" or not (n := found[0]["pause_after_failures"]):
         return
-    last = [row["state"] for row in rows(connection, LAST_ENDS, t=task_id, n=n)]
-    if len(last) == n and set(last) == {"failed"}:
+    last = rows(connection, LAST_ENDS, t=task_id, n=n)  # no more than these are read, however long its history is
+    if len(last) == n and all(row["state"] == "failed" and row["counts"] for row in last):
         why = f"paused by itself: {n} failures in a row" if n > 1 else "paused by itself after a failure"
         update(connection, found[0], {"state": "paused", "error": why}, "paused", "clockjack")

@@ -38,8 +38,9 @@ def resume(
         raise StateConflict("the task is cancelled: register it again instead")
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
     new: dict[str, Any] = {"state": "active", "error": None}
-    if catch_up and task["missed_since"] is not None:
-        new["next_run_at"] = task["missed_since"]
+    since = task["missed_since"] or task["next_run_at"]
+    if catch_up and since is not None and since <= now:
+        new["next_run_at"] = since
     else:
         new["next_run_at"] = first_run(task, now)
         if new["next_run_at"] != task["missed_since"]:
@@ -52,7 +53,7 @@ def cancel(connection: Connection, namespace: str, task_id: int, *, actor: str) 
     task = get(connection, namespace, task_id, lock=True)
     if task is None or task["state"] == "cancelled":
         return task
-    new = {"state": "cancelled", "next_run_at": None} | end_pause(connection, task, None)
+    new = {"state": "cancelled", "next_run_at": None} | end_pause(connection, task, None, "cancelled")
     return update(connection, task, new, "cancelled", actor)
 
 

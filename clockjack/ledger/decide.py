@@ -78,10 +78,14 @@ def decide(task: Mapping[str, Any], now: datetime) -> Step:
         field = f"{error.field}: " if isinstance(error, ScheduleError) else ""
         return Step(task, None, invalid=(field + text)[:1000])
     missed_since = task["missed_since"]
-    if missed_since is not None and task["state"] == "paused":
+    if missed_since is None:
+        return step
+    if task["state"] == "paused":
         step.missed_since, step.skip = missed_since, None  # its row is there, and still open
-    elif missed_since is not None and missed_since != stored:
-        step.closes = stored if step.ready else step.goes_to or now
+    elif missed_since != stored:
+        step.closes = stored if step.ready or step.skip else step.goes_to or now
+    elif step.skip and step.skip.due_at == stored:  # nothing of it may be caught up: its row covers all of that
+        step.closes, step.skip = step.skip.until, None
     return step
 
 
@@ -89,10 +93,10 @@ def _of_schedule(task: Mapping[str, Any], now: datetime) -> Step:
     stored, schedule = task["next_run_at"], schedule_of(task)
     validate(schedule)
     fires = is_occurrence(schedule, stored)
-    if task["state"] == "paused":
-        return Step(task, None, skip=Skip(stored, "paused"), missed_since=stored) if fires else Step(task, None)
     if not fires:  # a new or changed row: the stored time only says from when on to look, and not if it runs once
         return Step(task, first(schedule) if schedule.once else next_after(schedule, stored))
+    if task["state"] == "paused":
+        return Step(task, None, skip=Skip(stored, "paused"), missed_since=stored)
     late = now - ON_TIME
     if task["max_lateness_s"] is not None:
         oldest = now - timedelta(seconds=task["max_lateness_s"])

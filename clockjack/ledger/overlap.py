@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 5.0  # how long a waiting run waits at most after the other's end, if nobody wakes it
 LIVE = (
-    "SELECT id, due_at, live_task_id, state, first_started_at FROM runs FORCE INDEX (live) WHERE live_task_id IN :ids"
+    "SELECT id, due_at, live_task_id, origin, state, first_started_at FROM runs FORCE INDEX (live)"
+    " WHERE live_task_id IN :ids"
 )
 REPLACED = (
     "state = 'cancelled', reason = 'replaced', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6)"
@@ -85,6 +86,8 @@ def _begun(other: Mapping[str, Any], verdicts: Mapping[int, str], asking: set[in
 
 
 def _waits(other: Mapping[str, Any], verdicts: Mapping[int, str], asking: set[int]) -> bool:
+    if other["origin"] != "schedule":  # those have a rule of their own and take nobody's place
+        return False
     if other["id"] in asking:
         return verdicts[other["id"]] == "overlaps"
     return other["state"] == "ready" and other["first_started_at"] is None

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
 from clockjack.schedules import Schedule, ScheduleError, first, next_after, validate, wants_seed
+from clockjack.wallclock import TICK
 
 DEFAULTS = {"timezone": "UTC", "jitter_s": 0, "dst_gap": "run_after", "dst_fold": "first", "tags": ""}
 DEFAULTS |= {"misfire": "once", "max_misfires": 100, "overlap": "allow"}
@@ -143,18 +144,61 @@ def edit(
         new["schedule_version"] = task["schedule_version"] + 1
         new["runs_claimed"] = 0
         new["next_run_at"] = _first_run(task | values, now)
-        new |= end_pause(connection, task, now)
+        new |= end_pause(connection, task, now, "edited")
     if over:
         new |= {"state": "active", "error": None}
     return update(connection, task, new, action, actor) if new else task
 
 
-def end_pause(connection: Connection, task: dict[str, Any], until: datetime | None) -> dict[str, Any]:
-    """The row that stands for what the pause missed ends before `until`; returns what to write to the task."""
+def end_pause(
+    connection: Connection, task: dict[str, Any], until: datetime | None, reason: str = "paused"
+) -> dict[str, Any]:
+    """What the locked task leaves behind when it moves on to `until` (None: for good) has a row that ends there.
+
+    That is what its pause missed, or else what was due and no dispatcher has seen yet (`reason` says why it never
+    will). Returns what to write to the task.
+    """
     if task["missed_since"] is None:
+        _leave(connection, task, until, reason)
         return {}
     close_pause(connection, task["id"], task["missed_since"], until)
     return {"missed_since": None}
+
+
+def _leave(connection: Connection, task: dict[str, Any], until: datetime | None, reason: str) -> None:
+    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    due = _due_first(task, now)
+    if due is None or due >= (until or now):
+        return
+    if rows(connection, "SELECT id FROM runs WHERE task_id = :t AND due_at = :d", t=task["id"], d=due):
+        return
+    paused = task["state"] == "paused"
+    changed(
+        connection,
+        "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at,"
+        " reason, skipped_until)"
+        " VALUES (:id, :due, :schedule_version, :version, :queue, :now, :is, :now, :why, :until)",
+        due=due,
+        now=now,
+        until=until or now,
+        **{"is": "skipped" if paused else "cancelled", "why": "paused" if paused else reason},
+        **{name: task[name] for name in ("id", "schedule_version", "version", "queue")},
+    )
+
+
+def _due_first(task: dict[str, Any], now: datetime) -> datetime | None:
+    """The first occurrence that is due at `now` and was not claimed; None in nearly every case."""
+    stored = task["next_run_at"]
+    used_up = task["max_runs"] is not None and task["runs_claimed"] >= task["max_runs"]
+    if stored is None or stored > now or used_up:
+        return None
+    try:
+        schedule = schedule_of(task)
+        validate(schedule)
+        due = first(schedule) if schedule.once else next_after(schedule, stored - TICK)
+    except ScheduleError:  # it came by plain SQL
+        return None
+    return due if due is not None and due <= now else None
 
 
 def close_pause(connection: Connection, task_id: int, missed_since: datetime, until: datetime | None) -> None:

@@ -17,6 +17,7 @@ from clockjack.ledger import aftermath
 from clockjack.ledger.advance import LOOK_AGAIN, Ready
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code, is_lost, rows
 from clockjack.ledger.exact import update_locked
+from clockjack.ledger.overlap import WAIT_S
 
 log = logging.getLogger("clockjack.ledger")
 
@@ -146,7 +147,8 @@ def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
         found = rows(
             connection,
             "SELECT id, due_at FROM runs FORCE INDEX (wake) WHERE wake_at > UTC_TIMESTAMP(6) AND state = 'ready'"
-            " AND failures = 0 AND origin <> 'backfill' AND (live_task_id IS NULL OR attempt = 0)"
+            " AND failures = 0 AND origin <> 'backfill'"
+            f" AND (live_task_id IS NULL OR attempt = 0 OR wake_at > UTC_TIMESTAMP(6) + INTERVAL {WAIT_S:.0f} SECOND)"
             + (" AND queue IN :queues" if queues else "")
             + " ORDER BY wake_at LIMIT 500"
             " FOR UPDATE SKIP LOCKED",
