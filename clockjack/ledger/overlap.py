@@ -8,7 +8,8 @@ was edited), the run goes round once more.
 - `skip`: the run is SKIPPED. `queue_one`: the earliest one waits for the end of the other, any more are SKIPPED.
 - `replace`: the other is CANCELLED and the run begins; the other's consumer finds its lease gone and stops the handler.
 
-A run by hand always begins, and counts as one that has begun. Runs of a backfill wait for one another.
+A run by hand always begins, and counts as one that has begun. Runs of a backfill wait for one another; those that wait
+leave the occurrences that come due meanwhile as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 5.0  # how long a waiting run waits at most after the other's end, if nobody wakes it
 LIVE = (
-    "SELECT id, due_at, live_task_id, state, first_started_at FROM runs FORCE INDEX (live) WHERE live_task_id IN :ids"
+    "SELECT id, due_at, live_task_id, state, first_started_at, origin FROM runs FORCE INDEX (live)"
+    " WHERE live_task_id IN :ids"
 )
 REPLACED = (
     "state = 'cancelled', reason = 'replaced', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6)"
@@ -85,6 +87,8 @@ def _begun(other: Mapping[str, Any], verdicts: Mapping[int, str], asking: set[in
 
 
 def _waits(other: Mapping[str, Any], verdicts: Mapping[int, str], asking: set[int]) -> bool:
+    if other["origin"] == "backfill":
+        return False
     if other["id"] in asking:
         return verdicts[other["id"]] == "overlaps"
     return other["state"] == "ready" and other["first_started_at"] is None
