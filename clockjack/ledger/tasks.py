@@ -32,6 +32,10 @@ class StateConflict(Exception):
     """The task is not in a state in which this can be done."""
 
 
+class VersionConflict(Exception):
+    """The task is not of a version that the change was meant for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registered:
     """What a registration did: the task's row, and whether it is new."""
@@ -184,7 +188,7 @@ def update(
         " seen_schedule_version = schedule_version WHERE id = :id",
         **row,
     )
-    row["updated_at"] = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    row["updated_at"] = rows(connection, "SELECT updated_at FROM tasks WHERE id = :i", i=row["id"])[0]["updated_at"]
     row |= {"seen_state": row["state"], "seen_schedule_version": row["schedule_version"]}
     event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
     return row
@@ -217,3 +221,14 @@ def event(connection: Connection, row: dict[str, Any], action: str, actor: str, 
         schedule_version=row["schedule_version"],
         detail=detail and detail[:1000],
     )
+
+
+def last_event(connection: Connection, task_id: int) -> int:
+    """The id of the latest event of a locked task, 0 where it has none: whether it is there later tells of a COMMIT."""
+    found = rows(connection, "SELECT MAX(id) AS id FROM task_events WHERE task_id = :t", t=task_id)
+    return int(found[0]["id"] or 0)
+
+
+def has_event(connection: Connection, event_id: int) -> bool:
+    """Whether there is such an event."""
+    return bool(rows(connection, "SELECT id FROM task_events WHERE id = :i", i=event_id))
