@@ -19,7 +19,8 @@ from clockjack.telemetry import wall_clock
 AGAIN = {429, 502, 503}
 PATIENCE_S = 30.0
 LONGEST_WAIT_S = 5.0
-MOMENTS, WALLS = ("run_at", "start_at", "end_at", "anchor_at"), ("run_at_local", "anchor_at_local")
+MOMENTS = ("run_at", "start_at", "end_at", "anchor_at", "from", "to")
+WALLS = ("run_at_local", "anchor_at_local")
 
 
 class ClientError(Exception):
@@ -91,8 +92,6 @@ class Client:
                 raise ValueError("give either run_at or in_s")
             run_at = datetime.fromtimestamp(wall_clock()(), UTC) + timedelta(seconds=in_s)
         document = {"handler": handler, "payload": payload, "run_at": run_at, **fields}
-        if document.get("exclude") is not None:
-            document["exclude"] = [day.isoformat() if isinstance(day, date) else day for day in document["exclude"]]
         return self._once("/v1/tasks", idempotency_key, _sendable(document))
 
     def get(self, task_id: int) -> dict[str, Any]:
@@ -104,16 +103,64 @@ class Client:
         return self._ask("GET", f"/v1/tasks/{task_id}/explain")
 
     def list(self, **where: Any) -> Iterator[dict[str, Any]]:
-        """All tasks, the newest first, without payloads; `where`: state, handler, queue, task_key (a prefix)."""
+        """All tasks, the newest first, without payloads.
+
+        `where`: state, handler, queue, task_key (a prefix), tag, group_key.
+        """
         return self._pages("/v1/tasks", where)
 
     def pause(self, task_id: int) -> dict[str, Any]:
         """The task starts nothing until it is resumed."""
         return self._ask("POST", f"/v1/tasks/{task_id}/pause")
 
-    def resume(self, task_id: int) -> dict[str, Any]:
-        """The task is active again."""
-        return self._ask("POST", f"/v1/tasks/{task_id}/resume")
+    def resume(self, task_id: int, *, catch_up: bool = False) -> dict[str, Any]:
+        """The task is active again; with `catch_up` what its pause missed is due, as far as its `misfire` says."""
+        return self._ask("POST", f"/v1/tasks/{task_id}/resume", json={"catch_up": catch_up})
+
+    def edit(
+        self, task_id: int, *, if_version: int | None = None, idempotency_key: str | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """The task has these values, of the fields that `schedule` takes; None resets one to its default.
+
+        A dictionary as `payload` is merged into the one that is there (RFC 7396). With `if_version` only if the task is
+        of that version: else ClientError 412.
+        """
+        match = {} if if_version is None else {"If-Match": f'"{if_version}"'}
+        return self._once(f"/v1/tasks/{task_id}", idempotency_key, _sendable(fields, nulls=True), "PATCH", match)
+
+    def control(self, action: str, *, dry_run: bool = False, **parts: Any) -> dict[str, Any]:
+        """`action` (pause, resume, cancel, run, edit) is done to all that match: {matched, changed, refused}.
+
+        `parts`: the filter (task_key, a prefix; handler, queue, tag, group_key, state) or `all=True`; with resume
+        `catch_up`; with edit `set`, a dictionary of fields.
+        """
+        document: dict[str, Any] = {"action": action, "dry_run": dry_run}
+        document |= {name: parts.pop(name) for name in ("all", "catch_up", "set") if name in parts}
+        if "set" in document:
+            document["set"] = _sendable(document["set"], nulls=True)
+        if parts:
+            document["filter"] = parts
+        total: dict[str, Any] = {"matched": 0, "changed": 0, "refused": []}
+        while True:
+            page = self._once("/v1/tasks/control", None, document)
+            total = {name: value + page[name] for name, value in total.items()}
+            if not page["next_cursor"]:
+                return total
+            document["cursor"] = page["next_cursor"]
+
+    def backfill(
+        self,
+        task_id: int,
+        since: datetime,
+        to: datetime,
+        *,
+        per_s: int = 10,
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """The task's occurrences from `since` to `to` that had no run have one; with `dry_run` they are only listed."""
+        document = {"from": since, "to": to, "per_s": per_s, "dry_run": dry_run}
+        return self._once(f"/v1/tasks/{task_id}/backfill", idempotency_key, _sendable(document))
 
     def cancel(self, task_id: int) -> dict[str, Any]:
         """The task fires no more; its history stays."""
@@ -171,8 +218,10 @@ class Client:
         """The group's members fire no more; their history stays."""
         return self._ask("DELETE", _group(group_key))
 
-    def _once(self, path: str, key: str | None, document: Any, method: str = "POST") -> dict[str, Any]:
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    def _once(
+        self, path: str, key: str | None, document: Any, method: str = "POST", headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex, **(headers or {})}
         return self._ask(method, path, headers=headers, **({"json": document} if document is not None else {}))
 
     def _pages(self, path: str, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -207,9 +256,11 @@ class Client:
             time.sleep(pause_s)
 
 
-def _sendable(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with their moments as text, without those that are None."""
-    found = {name: value for name, value in fields.items() if value is not None or name == "payload"}
+def _sendable(fields: dict[str, Any], *, nulls: bool = False) -> dict[str, Any]:
+    """The fields with their moments and days as text; those that are None are left out, unless they mean something."""
+    found = {name: value for name, value in fields.items() if nulls or value is not None or name == "payload"}
+    if found.get("exclude") is not None:
+        found["exclude"] = [day.isoformat() if isinstance(day, date) else day for day in found["exclude"]]
     for name in (*MOMENTS, *WALLS):
         if isinstance(value := found.get(name), datetime):
             if name in MOMENTS and value.tzinfo is None:

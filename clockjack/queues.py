@@ -159,18 +159,22 @@ class Queues:
         return bool(self._forget(args=[queue]))
 
     def ages(self, now_us: int) -> dict[str, float]:
-        """How long (s) the oldest due run of each queue has waited for a consumer; 0 where none waits."""
+        """How long (s) the oldest due run of each queue has waited for a consumer; 0 where none waits.
+
+        It waits since it is due and in Redis: what is late already when it comes here, as of a backfill, does not say
+        that nobody keeps up.
+        """
         names = self.names()
         pipe = self.redis.pipeline(transaction=False)
         for name in names:
             pipe.lindex(f"rq:queue:{name}", 0)
         heads = pipe.execute()
         for head in heads:
-            pipe.hget(f"rq:job:{(head or b'').decode(errors='replace')}", "due_us")
-        dues = pipe.execute()
+            pipe.hmget(f"rq:job:{(head or b'').decode(errors='replace')}", "due_us", "pushed_us")
+        jobs = pipe.execute()
         return {
-            name: max(0.0, (now_us - int(due)) / 1e6) if head and due else 0.0
-            for name, head, due in zip(names, heads, dues, strict=True)
+            name: max(0.0, (now_us - max(int(due), int(pushed or 0))) / 1e6) if head and due else 0.0
+            for name, head, (due, pushed) in zip(names, heads, jobs, strict=True)
         }
 
     def status(self, now_us: int | None = None) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Used by the HTTP API and the command line alike, so both refuse the same things 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -168,19 +169,29 @@ def schedule(sent: When, now: datetime) -> Schedule:
     return found
 
 
-def fields(new: NewTask, now: datetime) -> dict[str, Any]:
-    """The column values of `new`, whose schedule is sound and fires after `now` (naive UTC); else Refused."""
+def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[str, Any]:
+    """The column values of `new`, whose schedule is sound and fires after `now` (naive UTC); else Refused.
+
+    `anchor`: from when on it counts, if that is not now.
+    """
     found = schedule(new, now)
+    if anchor is not None:
+        found = replace(found, anchor=anchor)
     kind = next(name for name in KINDS if getattr(new, name) is not None)
     due = first(found) if found.once else next_after(found, now)
     if due is None:
         raise Refused([("end_at" if new.end_at else kind, "never fires: no occurrence is left")])
     if due < now - OLDEST:
         raise Refused([(kind, "too old: it lies more than a year in the past")])
+    return columns(new) | {"run_at": found.run_at}
+
+
+def columns(new: NewTask) -> dict[str, Any]:
+    """The column values of `new`, whatever its schedule; without what in_s becomes."""
     values = {name: getattr(new, name) for name in NewTask.model_fields if name != "in_s"}
     exclude = compact(new.exclude) if new.exclude else None
     tags = ",".join(dict.fromkeys(new.tags))
-    return values | {"run_at": found.run_at, "exclude": exclude, "tags": tags, "payload": compact(new.payload)}
+    return values | {"exclude": exclude, "tags": tags, "payload": compact(new.payload)}
 
 
 def answer(row: dict[str, Any], warnings: Sequence[str]) -> str:
@@ -210,6 +221,9 @@ def _words(error: Any) -> str:
         "extra_forbidden": "there is no such field",
         "int_type": "expected a whole number",
         "string_type": "expected a text",
+        "bool_type": "expected true or false",
+        "list_type": "expected a list",
+        "dict_type": "expected an object",
         "string_unicode": "has half of a surrogate pair (\\ud800 to \\udfff)",
         "string_too_short": "must not be empty",
     }

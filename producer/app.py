@@ -14,7 +14,7 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import explain, groups, load, problems, simulate, tasks
+from producer import control, explain, groups, load, problems, simulate, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(groups.router)
     app.include_router(explain.router)
     app.include_router(simulate.router)
+    app.include_router(control.router)
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

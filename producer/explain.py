@@ -7,8 +7,7 @@ from clockjack import documents, explaining
 from clockjack.ledger import acceptance
 from clockjack.ledger.history import history
 from producer.problems import Problem
-from producer.requests import caller
-from producer.tasks import Asking, Id
+from producer.requests import Asking, Id, caller
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from clockjack import documents, grouping
 from clockjack.grouping import UnknownGroup
 from clockjack.ledger.acceptance import Answer
+from producer.answers import schema
 from producer.problems import Problem
-from producer.requests import caller, document, ticket
-from producer.tasks import DUE_SOON, Asking, Sent, schema
+from producer.requests import Asking, Sent, caller, document, ticket
+from producer.tasks import DUE_SOON
 
 NAMED = "/groups/{group_key:path}"
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clockjack.documents import compact
 from clockjack.ledger.acceptance import KeyReused
 from clockjack.ledger.database import AGAIN, Unavailable, UnknownCommit, code
-from clockjack.ledger.tasks import StateConflict
+from clockjack.ledger.tasks import StateConflict, VersionConflict
 from clockjack.registration import Refused
 from clockjack.schedules import ScheduleError
 
@@ -34,6 +34,7 @@ CODES = {
     "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
     "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
     "state-conflict": (409, "The task's state does not allow this", "Read the task and decide anew."),
+    "precondition-failed": (412, "The task is of another version", "Read the task, decide anew, send its new ETag."),
     "too-large": (413, "The request is too large", "A body has at most 128 KiB, a payload at most 64 KiB."),
     "invalid-fields": (422, "Some fields cannot be used", "Correct the fields listed under `errors`."),
     "idempotency-key-reused": (422, "This Idempotency-Key was used for another request", "Use a new key a request."),
@@ -91,6 +92,8 @@ def as_problem(error: Exception) -> Problem | None:
             return Problem("idempotency-key-reused")
         case StateConflict():
             return Problem("state-conflict", str(error))
+        case VersionConflict():
+            return Problem("precondition-failed", str(error))
         case Unavailable() | UnknownCommit():
             return Problem("unavailable")
         case RequestValidationError():
@@ -116,6 +119,7 @@ def install(app: FastAPI) -> None:
         ScheduleError,
         KeyReused,
         StateConflict,
+        VersionConflict,
         Unavailable,
         UnknownCommit,
         RequestValidationError,

@@ -4,9 +4,9 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 
 from clockjack.documents import strict_json
@@ -118,8 +118,22 @@ def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
     return Ticket(caller.namespace, key, what.digest())
 
 
+def precondition(request: Request) -> frozenset[int] | None:
+    """The versions that If-Match names; None when it is not there or takes any. What is no version matches none."""
+    given = ",".join(request.headers.getlist("if-match")).strip()
+    if not given or given == "*":
+        return None
+    tags = (tag.strip() for tag in given.split(","))
+    return frozenset(int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal())
+
+
 def _presented(request: Request) -> str | None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     return request.headers.get("x-api-key")
+
+
+Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
+Asking = Annotated[Caller, Depends(caller)]
+Sent = Annotated[Body, Depends(body)]

@@ -5,8 +5,7 @@ from starlette.responses import Response
 
 from clockjack import documents, registration, trial
 from clockjack.ledger.database import Database
-from producer.requests import caller, document
-from producer.tasks import Sent
+from producer.requests import Sent, caller, document
 
 MAX_ROWS = 1_000
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])

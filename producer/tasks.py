@@ -1,4 +1,4 @@
-"""The routes under /v1: register, read and control tasks, read runs, preview schedules.
+"""Routes under /v1: register and read tasks, read runs, preview schedules. `control` has those that change tasks.
 
 Handlers are plain functions on at most 16 threads, each with one connection of the pool; the transaction begins and
 ends inside the handler.
@@ -9,23 +9,19 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clockjack import documents, registration, telemetry
-from clockjack.ledger import acceptance, control, reports, tasks
-from clockjack.ledger.acceptance import Answer, Change
+from clockjack.ledger import acceptance, reports, tasks
 from clockjack.ledger.database import Database, from_us, to_us
 from clockjack.preview import preview
 from producer import cursors
-from producer.problems import Problem
-from producer.requests import Body, Caller, body, caller, document, ticket
+from producer.answers import found, json, response, schema
+from producer.requests import Asking, Id, Sent, caller, document, ticket
 
 DUE_SOON = timedelta(seconds=6)
-Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
-Asking = Annotated[Caller, Depends(caller)]
-Sent = Annotated[Body, Depends(body)]
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 
 
@@ -44,11 +40,8 @@ class TaskFilter(Page):
     handler: Annotated[str, Field(max_length=200)] | None = None
     queue: Annotated[str, Field(max_length=64)] | None = None
     task_key: Annotated[str, Field(max_length=200)] | None = None
-
-
-def schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What the route's description says of its body."""
-    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
+    tag: Annotated[str, Field(max_length=200)] | None = None
+    group_key: Annotated[str, Field(max_length=200)] | None = None
 
 
 _NEW_TASK, _PREVIEW = schema(registration.NewTask), schema(registration.Preview)
@@ -64,7 +57,7 @@ def register(request: Request, asking: Asking, sent: Sent) -> Response:
         values = registration.fields(registration.new_task(document(sent.raw)), now)
     except registration.Refused:
         if mark and (given := acceptance.read(database, lambda c: acceptance.given(c, mark))):
-            return _response(given)  # accepted at its time: a retry must not be refused because time has passed
+            return response(given)  # accepted at its time: a retry must not be refused because time has passed
         raise
     warnings = request.app.state.notices.warnings(values["queue"], values["handler"])
     due: list[datetime | None] = []
@@ -77,7 +70,7 @@ def register(request: Request, asking: Asking, sent: Sent) -> Response:
     telemetry.REGISTRATION.labels("http").observe(sent.age_s)
     if not done.replayed and due[-1] is not None and due[-1] - now < DUE_SOON:
         request.app.state.notices.nudge("claim")
-    return _response(done)
+    return response(done)
 
 
 @router.post("/schedules/preview", openapi_extra=_PREVIEW)
@@ -87,7 +80,7 @@ def preview_schedule(request: Request, sent: Sent) -> Response:
     now = database.clock.now() if database.clock.known else database.now()
     wanted = registration.read(registration.Preview, document(sent.raw))
     schedule = replace(registration.schedule(wanted, now), seed=wanted.seed)
-    return _json(preview(schedule, now, wanted.count))
+    return json(preview(schedule, now, wanted.count))
 
 
 @router.get("/tasks")
@@ -99,54 +92,16 @@ def list_tasks(request: Request, asking: Asking, wanted: Annotated[TaskFilter, Q
     def body(connection: Any) -> Any:
         return reports.list_tasks(connection, asking.namespace, **where, before_id=before, limit=wanted.limit)
 
-    found = _read(request, body)
-    after = found[-1]["id"] if len(found) == wanted.limit else None
-    return _page(request, [documents.task(row) for row in found], after)
+    items = _read(request, body)
+    after = items[-1]["id"] if len(items) == wanted.limit else None
+    return _page(request, [documents.task(row) for row in items], after)
 
 
 @router.get("/tasks/{task_id}")
 def get_task(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task with its payload."""
     row = _read(request, lambda c: tasks.get(c, asking.namespace, task_id))
-    return _json(documents.task(_found(row)))
-
-
-@router.delete("/tasks/{task_id}")
-def cancel(request: Request, asking: Asking, task_id: Id) -> Response:
-    """The task is cancelled; its history stays."""
-    return _control(request, asking, task_id, control.cancel)
-
-
-@router.post("/tasks/{task_id}/pause")
-def pause(request: Request, asking: Asking, task_id: Id) -> Response:
-    """The task starts nothing until it is resumed."""
-    return _control(request, asking, task_id, control.pause)
-
-
-@router.post("/tasks/{task_id}/resume")
-def resume(request: Request, asking: Asking, task_id: Id) -> Response:
-    """The task is active and due at its next occurrence."""
-    answer = _control(request, asking, task_id, control.resume)
-    request.app.state.notices.nudge("claim")
-    return answer
-
-
-@router.post("/tasks/{task_id}/run", status_code=202)
-def run_now(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
-    """One more run of the task is due now."""
-    try:
-        done = acceptance.run_now(
-            request.app.state.database,
-            asking.namespace,
-            [task_id],
-            actor=asking.actor,
-            write=lambda runs: documents.compact(documents.run(runs[0])),
-            ticket=ticket(request, asking, sent.raw),
-        )
-    except KeyError:
-        raise Problem("not-found") from None
-    request.app.state.notices.nudge("look")
-    return _response(done)
+    return json(documents.task(found(row)))
 
 
 @router.get("/tasks/{task_id}/runs")
@@ -159,9 +114,9 @@ def list_runs(request: Request, asking: Asking, task_id: Id, wanted: Annotated[P
             return None
         return reports.list_runs(connection, task_id, before=from_us(before) if before else None, limit=wanted.limit)
 
-    found = _found(_read(request, body))
-    after = to_us(found[-1]["due_at"]) if len(found) == wanted.limit else None
-    return _page(request, [documents.run(row) for row in found], after)
+    items = found(_read(request, body))
+    after = to_us(items[-1]["due_at"]) if len(items) == wanted.limit else None
+    return _page(request, [documents.run(row) for row in items], after)
 
 
 @router.get("/runs/{run_id}")
@@ -172,43 +127,17 @@ def get_run(request: Request, asking: Asking, run_id: Id) -> Response:
         run = reports.get_run(connection, asking.namespace, run_id)
         return run and (run, reports.attempts(connection, run))
 
-    run, attempts = _found(_read(request, body))
-    return _json(documents.run(run) | {"attempts": [documents.plain(row) for row in attempts]})
-
-
-def _control(request: Request, asking: Caller, task_id: int, change: Any) -> Response:
-    def work(connection: Any) -> Change:
-        row = _found(change(connection, asking.namespace, task_id, actor=asking.actor))
-        return Change(200, documents.compact(documents.task(row)))
-
-    return _response(acceptance.once(request.app.state.database, work))
+    run, attempts = found(_read(request, body))
+    return json(documents.run(run) | {"attempts": [documents.plain(row) for row in attempts]})
 
 
 def _read(request: Request, body: Any) -> Any:
     return acceptance.read(request.app.state.database, body)
 
 
-def _found(value: Any) -> Any:
-    if value is None:
-        raise Problem("not-found")
-    return value
-
-
-def _response(answer: Answer) -> Response:
-    headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
-    if answer.status in (201, 202):
-        kind = "tasks" if answer.status == 201 else "runs"
-        headers["Location"] = f"/v1/{kind}/{documents.strict_json(answer.answer)['id']}"
-    return Response(answer.answer, answer.status, headers, "application/json")
-
-
-def _json(document: Any) -> Response:
-    return Response(documents.compact(document), media_type="application/json")
-
-
 def _page(request: Request, items: list[Any], after: int | None) -> Response:
     cursor = None if after is None else cursors.write(after)
-    answer = _json({"items": items, "next_cursor": cursor})
+    answer = json({"items": items, "next_cursor": cursor})
     if cursor:
         query = urlencode({**request.query_params, "cursor": cursor})
         answer.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import explain, groups, load, operations, preview, register, retime, show, simulate, tasks
+from clockjack.cli import control, explain, groups, load, operations, preview, register, retime, show, simulate, tasks
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -24,10 +24,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": tasks.list_,
     "show": tasks.show_,
     "explain": explain.explain,
-    "pause": tasks.pause,
-    "resume": tasks.resume,
-    "cancel": tasks.cancel,
-    "run-now": tasks.run_now,
+    "edit": control.edit,
+    "pause": control.pause,
+    "resume": control.resume,
+    "cancel": control.cancel,
+    "run-now": control.run_now,
+    "backfill": control.fill,
     "runs": tasks.runs,
     "next": preview.next_,
     "forecast": load.forecast,

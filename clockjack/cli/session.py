@@ -13,10 +13,15 @@ from clockjack.registration import REDIS_AWAY, unserved
 from clockjack.settings import from_environment
 
 ACTOR = "cli"
+TASKS = ("id", "state", "handler", "queue", "task_key", "name", "next_run_at", "error")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Namespace = Annotated[str, typer.Option(help="the tenant")]
 TaskId = Annotated[int, typer.Argument(min=1, metavar="ID")]
-TaskIds = Annotated[list[int], typer.Argument(min=1, metavar="ID...")]
+TaskIds = Annotated[list[int] | None, typer.Argument(min=1, metavar="[ID]...", show_default=False)]
+Key = Annotated[str | None, typer.Option(help="task_key begins with this")]
+Tag = Annotated[str | None, typer.Option(help="has this tag")]
+Group = Annotated[str | None, typer.Option(help="of this group_key")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="at most so many")]
 
 
@@ -60,3 +65,10 @@ def write(items: list[dict[str, Any]], columns: tuple[str, ...], json: bool) -> 
         show.as_json(items)
     else:
         show.table(items, columns)
+
+
+def known(row: dict[str, Any] | None, task_id: int) -> dict[str, Any]:
+    """The row, or the command ends: there is no such task."""
+    if row is None:
+        raise Failed(f"there is no task {task_id}")
+    return row

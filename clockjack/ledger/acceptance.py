@@ -138,6 +138,25 @@ def run_now(
     return once(database, work, ticket)
 
 
+def change_one(
+    database: Database,
+    change: Callable[[Connection], dict[str, Any] | None],
+    *,
+    write: Callable[[dict[str, Any]], str],
+    ticket: Ticket | None = None,
+) -> Answer:
+    """`change` was made to one task, and `write` words the answer; KeyError where it finds no task."""
+
+    def work(connection: Connection) -> Change:
+        row = change(connection)
+        if row is None:
+            raise KeyError("there is no such task")
+        mark = tasks.last_event(connection, row["id"])
+        return Change(200, write(row), lambda c: tasks.has_event(c, mark))
+
+    return once(database, work, ticket)
+
+
 def read(database: Database, body: Callable[[Connection], T]) -> T:
     """What `body` reads, read again when the connection dies at the end of the transaction."""
     try:

@@ -9,8 +9,9 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.advance import LOOK_AGAIN, Claimed, Ready, insert, move_on, see
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, rows
-from clockjack.ledger.decide import Step, decide
-from clockjack.ledger.tasks import serial
+from clockjack.ledger.decide import Skip, Step, decide
+from clockjack.ledger.tasks import schedule_of, serial
+from clockjack.schedules import next_after
 
 # what ended a run before it began, and is over when its task is due at that time again
 REVIVED = ("paused", "edited", "cancelled", "invalid")
@@ -39,7 +40,7 @@ def adopt(
     )
     taken = {row["due_at"]: row for row in there}
     if step.skip and step.skip.due_at in taken:
-        step.skip = None
+        step.skip = _rest(connection, task, step.skip)
     ready: list[Ready] = []
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
@@ -49,6 +50,20 @@ def adopt(
     see(connection, [step])
     move_on(connection, [step])
     return Claimed(ready, int(step.invalid is not None), 1, full=step.misfired)
+
+
+def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip) -> Skip | None:
+    """The range without the occurrences at its beginning that have rows of their own; None when nothing is left."""
+    if skip.until is None:
+        return None
+    there = (
+        "SELECT due_at FROM runs WHERE task_id = :t AND due_at >= :low AND due_at < :until ORDER BY due_at LIMIT 1000"
+    )
+    taken = {row["due_at"] for row in rows(connection, there, t=task["id"], low=skip.due_at, until=skip.until)}
+    due: datetime | None = skip.due_at
+    while due is not None and due in taken:
+        due = next_after(schedule_of(task), due)
+    return None if due is None or due >= skip.until else Skip(due, skip.reason, skip.until)
 
 
 def _revive(

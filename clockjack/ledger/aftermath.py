@@ -14,7 +14,8 @@ from clockjack.ledger.exact import update_locked
 from clockjack.ledger.tasks import COLUMNS, update
 
 WAITING = (
-    "SELECT id, due_at FROM runs FORCE INDEX (live) WHERE live_task_id IN :ids AND state = 'ready' AND attempt > 0"
+    "SELECT id, due_at, live_task_id, origin FROM runs FORCE INDEX (live) WHERE live_task_id IN :ids"
+    " AND state = 'ready' AND attempt > 0 AND run_token IS NOT NULL"  # a backfill's that waits for its turn has none
     " AND first_started_at IS NULL AND due_at <= UTC_TIMESTAMP(6) AND wake_at > UTC_TIMESTAMP(6)"
     " FOR UPDATE SKIP LOCKED"
 )
@@ -46,8 +47,11 @@ def settle(database: Database, ended: Iterable[tuple[Mapping[str, Any], bool]]) 
 
 
 def _wake(connection: Connection, task_ids: list[int]) -> int:
-    found = [(row["id"], row["due_at"]) for row in rows(connection, WAITING, ids=task_ids)]
-    return update_locked(connection, found, "wake_at = UTC_TIMESTAMP(6)") if found else 0
+    found = rows(connection, WAITING, ids=task_ids)
+    found.sort(key=lambda run: (run["origin"] == "backfill", run["due_at"]), reverse=True)
+    # one of each task: any more would only wait again
+    next_ = {run["live_task_id"]: (run["id"], run["due_at"]) for run in found}
+    return update_locked(connection, [*next_.values()], "wake_at = UTC_TIMESTAMP(6)") if next_ else 0
 
 
 def _pause(connection: Connection, task_id: int) -> None:

@@ -8,7 +8,8 @@ was edited), the run goes round once more.
 - `skip`: the run is SKIPPED. `queue_one`: the earliest one waits for the end of the other, any more are SKIPPED.
 - `replace`: the other is CANCELLED and the run begins; the other's consumer finds its lease gone and stops the handler.
 
-A run by hand always begins, and counts as one that has begun. Runs of a backfill wait for one another.
+A run by hand always begins, and counts as one that has begun. Runs of a backfill wait for one another; those that wait
+leave the occurrences that come due meanwhile as they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """What people and monitoring ask. Read-only; lists go by keyset, never by OFFSET, at most 200 rows a page."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,9 +25,9 @@ OLDEST_TASK = (
     " ORDER BY next_run_at LIMIT 1"
 )
 OLDEST_RUN = (  # the thousand that are looked at next: a backlog of millions must not make the gauge a load
-    "SELECT MIN(due_at) FROM (SELECT due_at, state, first_started_at FROM runs FORCE INDEX (wake)"
+    "SELECT MIN(due_at) FROM (SELECT due_at, state, first_started_at, origin FROM runs FORCE INDEX (wake)"
     " WHERE wake_at IS NOT NULL ORDER BY wake_at LIMIT 1000) AS soonest"
-    " WHERE state = 'ready' AND first_started_at IS NULL AND due_at <= :now"
+    " WHERE state = 'ready' AND first_started_at IS NULL AND due_at <= :now AND origin <> 'backfill'"
 )
 
 
@@ -38,26 +39,39 @@ def list_tasks(
     handler: str | None = None,
     queue: str | None = None,
     task_key: str | None = None,
+    tag: str | None = None,
+    group_key: str | None = None,
     before_id: int | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
     """Tasks of the namespace without their payloads, the newest first; `task_key` is a prefix."""
-    wanted = {"state": state, "handler": handler, "queue": queue}
-    values: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    conditions = ["namespace = :namespace", *(f"{name} = :{name}" for name in values)]
-    if task_key:
-        conditions.append("task_key LIKE :task_key ESCAPE '!'")
-        values["task_key"] = "".join(f"!{c}" if c in "!%_" else c for c in task_key) + "%"
+    where = {"state": state, "handler": handler, "queue": queue, "task_key": task_key, "tag": tag}
+    conditions, values = matching(namespace, where | {"group_key": group_key})
     if before_id is not None:
-        conditions.append("id < :before_id")
+        conditions += " AND id < :before_id"
         values["before_id"] = before_id
     return rows(
         connection,
-        f"SELECT {LIST_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT :limit",
-        namespace=namespace,
+        f"SELECT {LIST_COLUMNS} FROM tasks WHERE {conditions} ORDER BY id DESC LIMIT :limit",
         limit=min(limit, MAX_PAGE),
         **values,
     )
+
+
+def matching(namespace: str, where: Mapping[str, str | None]) -> tuple[str, dict[str, Any]]:
+    """The condition of the namespace's tasks that match `where`, and its values; `task_key` is a prefix."""
+    conditions, values = ["namespace = :namespace"], {"namespace": namespace}
+    for name in ("state", "handler", "queue", "group_key"):
+        if (value := where.get(name)) is not None:
+            conditions.append(f"{name} = :{name}")
+            values[name] = value
+    if prefix := where.get("task_key"):
+        conditions.append("task_key LIKE :task_key ESCAPE '!'")
+        values["task_key"] = "".join(f"!{c}" if c in "!%_" else c for c in prefix) + "%"
+    if (tag := where.get("tag")) is not None:
+        conditions.append("FIND_IN_SET(:tag, tags) > 0")
+        values["tag"] = tag
+    return " AND ".join(conditions), values
 
 
 def list_runs(

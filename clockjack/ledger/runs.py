@@ -18,6 +18,7 @@ from clockjack.ledger.database import changed, rows
 FIRST_LEASE_S = 6
 LEASE_S = 20
 PUT_OFF = {"later": 30.0, "overlaps": overlap.WAIT_S, "again": 0.1}  # paused, waits for another, without the lock: s
+BACKFILL_WAIT_S = 60.0  # of a backfill hundreds may wait for one another: the end of each wakes the next
 SKIPPED = ("paused", "too_late", "overlap")
 
 
@@ -68,6 +69,7 @@ PLAIN = (
     f" CONCAT_WS(',', {', '.join('t.' + name for name in _POLICY)}) AS policy"
     " FROM runs r JOIN tasks t ON t.id = r.task_id"
     " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
+    " AND r.origin = 'schedule'"
     " AND t.state = 'active' AND t.schedule_version = r.schedule_version AND t.version = r.task_version"
     " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL"
 )
@@ -199,6 +201,7 @@ def judge(run: dict[str, Any]) -> str:
 def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdict: str) -> None:
     """The run, which this transaction has started, is put off or over; what never began keeps no start."""
     sets = "first_started_at = NULL, started_at = NULL, " if run["fresh"] else ""
+    wait_s = BACKFILL_WAIT_S if (verdict, run["origin"]) == ("overlaps", "backfill") else PUT_OFF.get(verdict, 0.0)
     if verdict in PUT_OFF:
         sets += "state = 'ready', live_task_id = :live, wake_at = UTC_TIMESTAMP(6) + INTERVAL :wait_us MICROSECOND"
     else:
@@ -210,7 +213,7 @@ def _do_not_run(connection: Connection, run: dict[str, Any], token: bytes, verdi
         due=run["due_at"],
         token=token,
         live=None if run["overlap"] in (None, "allow") else run["task_id"],
-        wait_us=int(PUT_OFF.get(verdict, 0) * 1e6),
+        wait_us=int(wait_s * 1e6),
         state="skipped" if verdict in SKIPPED else "cancelled",
         reason=verdict,
     )

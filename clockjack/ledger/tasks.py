@@ -33,6 +33,10 @@ class StateConflict(Exception):
     """The task is not in a state in which this can be done."""
 
 
+class VersionConflict(Exception):
+    """The task is not of a version that the change was meant for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registered:
     """What a registration did: the task's row, and whether it is new."""
@@ -144,29 +148,20 @@ def edit(
         new["schedule_version"] = task["schedule_version"] + 1
         new["runs_claimed"] = 0
         new["next_run_at"] = _first_run(task | values, now)
-        new |= end_pause(connection, task, now, "edited")
+        if task["missed_since"] is None:
+            leave(connection, task, now, "edited", now)
+        else:
+            close_pause(connection, task["id"], task["missed_since"], now)
+            new["missed_since"] = None
     if over:
         new |= {"state": "active", "error": None}
     return update(connection, task, new, action, actor) if new else task
 
 
-def end_pause(
-    connection: Connection, task: dict[str, Any], until: datetime | None, reason: str = "paused"
-) -> dict[str, Any]:
-    """What the locked task leaves behind when it moves on to `until` (None: for good) has a row that ends there.
-
-    That is what its pause missed, or else what was due and no dispatcher has seen yet (`reason` says why it never
-    will). Returns what to write to the task.
+def leave(connection: Connection, task: Mapping[str, Any], until: datetime | None, reason: str, now: datetime) -> None:
+    """What was due and no dispatcher has seen yet has a row, now that the locked task moves on to `until` (None: for
+    good); `reason` says why it never will run.
     """
-    if task["missed_since"] is None:
-        _leave(connection, task, until, reason)
-        return {}
-    close_pause(connection, task["id"], task["missed_since"], until)
-    return {"missed_since": None}
-
-
-def _leave(connection: Connection, task: dict[str, Any], until: datetime | None, reason: str) -> None:
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
     due = _due_first(task, now)
     if due is None or due >= (until or now):
         return
@@ -186,7 +181,7 @@ def _leave(connection: Connection, task: dict[str, Any], until: datetime | None,
     )
 
 
-def _due_first(task: dict[str, Any], now: datetime) -> datetime | None:
+def _due_first(task: Mapping[str, Any], now: datetime) -> datetime | None:
     """The first occurrence that is due at `now` and was not claimed; None in nearly every case."""
     stored = task["next_run_at"]
     used_up = task["max_runs"] is not None and task["runs_claimed"] >= task["max_runs"]
@@ -228,7 +223,7 @@ def update(
         " seen_schedule_version = schedule_version WHERE id = :id",
         **row,
     )
-    row["updated_at"] = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    row["updated_at"] = rows(connection, "SELECT updated_at FROM tasks WHERE id = :i", i=row["id"])[0]["updated_at"]
     row |= {"seen_state": row["state"], "seen_schedule_version": row["schedule_version"]}
     event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
     return row
@@ -261,3 +256,14 @@ def event(connection: Connection, row: dict[str, Any], action: str, actor: str, 
         schedule_version=row["schedule_version"],
         detail=detail and detail[:1000],
     )
+
+
+def last_event(connection: Connection, task_id: int) -> int:
+    """The id of the latest event of a locked task, 0 where it has none: whether it is there later tells of a COMMIT."""
+    found = rows(connection, "SELECT MAX(id) AS id FROM task_events WHERE task_id = :t", t=task_id)
+    return int(found[0]["id"] or 0)
+
+
+def has_event(connection: Connection, event_id: int) -> bool:
+    """Whether there is such an event."""
+    return bool(rows(connection, "SELECT id FROM task_events WHERE id = :i", i=event_id))

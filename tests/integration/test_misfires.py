@@ -172,3 +172,25 @@ def test_messages_of_a_moved_claim_are_due_in_redis(dispatcher: Dispatcher, late
     found, _ = queues.step("default", "w", later.clock.now_us(), (5, 5, 1), [])
     assert [p.due_at for p in found] == [at(1)]
     assert popped([]) == []
+
+
+def test_a_range_whose_first_occurrence_has_a_row_begins_behind_it(dispatcher: Dispatcher, later: Later) -> None:
+    one = new(later, every_s=60, start_at=T0, misfire="once")
+    later.to(at(1))
+    settle(dispatcher)
+    for minute in (3, 4):  # rows of their own, by whatever made them
+        sql(
+            later,
+            "INSERT INTO runs (task_id, due_at, schedule_version, queue, state, finished_at)"
+            " VALUES (:t, :d, 1, 'default', 'succeeded', :d)",
+            t=one,
+            d=at(minute),
+        )
+    later.on(HOUR)
+    settle(dispatcher, 5)
+    assert story(later, one) == [
+        ("ready", at(1), None),
+        ("ready", at(2), None),
+        *(("succeeded", at(minute), None) for minute in (3, 4)),
+        ("misfire", at(5), at(62)),
+    ]

@@ -109,9 +109,9 @@ def test_a_list_never_grows_past_its_bound(queues: Queues) -> None:
 
 
 def test_ages_and_status(queues: Queues) -> None:
-    queues.push([ready(1, -3.0), ready(2, 5.0)], NOW_US)
+    queues.push([ready(1, -60.0), ready(2, 5.0)], NOW_US - 3_000_000)
     queues.announce("c1", "default", ["mock", "http"], 50)
-    assert queues.ages(NOW_US) == {"default": 3.0}
+    assert queues.ages(NOW_US) == {"default": 3.0}, "what was late before it came here does not wait for longer"
     assert queues.status(NOW_US) == [
         {"queue": "default", "waiting": 1, "staged": 1, "started": 0, "oldest_age_s": 3.0, "consumers": 1}
     ]

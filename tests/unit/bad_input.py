@@ -217,7 +217,7 @@ OPTIONS = [
         for text in ("", "01.05.2030", "2030-02-30", "2030-5-1", "1999-12-31", "2030-05-02/2030-05-01", "\u0662-01-01")
     ),
     _every("exclude", ["2030-01-01"] * 401, "at most 400", PARKED),
-    _every("exclude", "2030-01-01", "valid list", PARKED, cli=NO_TYPES),
+    _every("exclude", "2030-01-01", "expected a list", PARKED, cli=NO_TYPES),
     _every("exclude", [5], "expected a text", PARKED, cli=NO_TYPES),
     Bad(
         "nothing left",
@@ -277,8 +277,8 @@ POLICIES = [
     _every("tags", [f"{n:024}" for n in range(21)], "at most 20", REFUSED),
     _every("tags", ["\udcff"], "surrogate", CANNOT_BE_SENT, http=HALF),
     _every("tags", [5], "expected a text", "none: a column holds text", cli=NO_TYPES),
-    _every("tags", "a", "valid list", "none: one tag is a list of one there", cli=NO_TYPES),
-    _every("tags", None, "valid list", REFUSED, cli=NOT_GIVEN),
+    _every("tags", "a", "expected a list", "none: one tag is a list of one there", cli=NO_TYPES),
+    _every("tags", None, "expected a list", REFUSED, cli=NOT_GIVEN),
 ]
 GROUPS = {"cron": CRON, "zones": ZONES, "times": TIMES, "numbers": NUMBERS, "options": OPTIONS, "policies": POLICIES}
 BAD = [case for group in GROUPS.values() for case in group]
