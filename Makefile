@@ -6,7 +6,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 UV := uv==0.13.*
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time lock clean
+.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time bench bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 
 prove-time: setup-dev ## the proofs of schedules and policies, one line each: about 12 minutes
 	@exec $(BIN)/python -m tests.prove.time
+
+bench: setup-dev ## all benchmarks, into docs/performance.md; on a quiet machine, about half an hour
+	@exec $(BIN)/python -m tests.bench
+
+bench-peers: setup-dev ## beside other schedulers; N=10000 ROUNDS=5 PEERS=clockjack,bullmq BENCH_JSON=file
+	@exec $(BIN)/python -m tests.bench.side_by_side
 
 lock: .venv/stamp ## renew both lock files from pyproject.toml
 	@$(PIP) install '$(UV)'

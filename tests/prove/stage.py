@@ -50,7 +50,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self.pid = self._popen.pid
 
@@ -98,11 +98,11 @@ class Process:
 
 
 class Stage:
-    """A database, a Redis and the processes of one proof after the other."""
+    """A database, a Redis and the processes of one proof after the other; a `home` that is given may hold data."""
 
-    def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="clockjack-prove-"))
-        self.database = servers.database(self.home / "database")
+    def __init__(self, home: Path | None = None, **database_options: str) -> None:
+        self.home = home or Path(tempfile.mkdtemp(prefix="clockjack-prove-"))
+        self.database = servers.database(self.home / "database", **database_options)
         self.redis = servers.redis(self.home / "redis")
         migrate(self.database.url)
         self.queues = Queues(self.redis.url)
@@ -127,6 +127,11 @@ class Stage:
         self.end()
         for table in EMPTIED:
             self.sql(f"TRUNCATE TABLE {table}")
+        self.begin()
+
+    def begin(self) -> None:
+        """No process runs, Redis holds nothing, and nobody has written effects; the tables are as they were."""
+        self.end()
         self.queues.redis.flushall()
         self._acts += 1
         self.effects = self.home / f"effects-{self._acts}"
@@ -194,8 +199,10 @@ class Stage:
         self.ledger.now()
         return self.clock.now_us()
 
-    def register(self, dues_us: Iterable[int], payload: str = "{}", **columns: Any) -> dict[str, int]:
-        """One-time `mock` tasks are registered by plain SQL, 500 a statement: {the key of its run: due_us}."""
+    def register(
+        self, dues_us: Iterable[int], payload: str = "{}", handler: str = "mock", **columns: Any
+    ) -> dict[str, int]:
+        """One-time tasks are registered by plain SQL, 500 a statement: {the key of its run: due_us}."""
         names = ["handler", "payload", "run_at", *columns]
         expected: dict[str, int] = {}
         dues = list(dues_us)
@@ -206,7 +213,7 @@ class Stage:
                 done = connection.exec_driver_sql(
                     f"INSERT INTO tasks ({', '.join(names)}) VALUES "
                     + ", ".join([f"({', '.join(['%s'] * len(names))})"] * len(part)),
-                    tuple(v for due in part for v in ("mock", payload, from_us(due), *columns.values())),
+                    tuple(v for due in part for v in (handler, payload, from_us(due), *columns.values())),
                 )
                 return int(done.lastrowid)
 
@@ -229,6 +236,6 @@ def until(true: Callable[[], Any], timeout_s: float, every_s: float = 0.05) -> b
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     if _prctl:
         _prctl(1, signal.SIGKILL)
