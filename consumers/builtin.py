@@ -1,20 +1,25 @@
 """Handlers that every consumer has: `mock` for demos and tests, `http` for webhooks."""
 
 import ipaddress
+import json
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from http.client import HTTPConnection, HTTPException
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from clockjack.handlers import Run, registry
 from clockjack.ledger.database import to_us
 from clockjack.settings import Settings
 
 RESOLVE_S = 5.0
+IN_URLS = "/?&=%:;,+~@!$'()*[]"
 OUR_HEADERS = {"host", "idempotency-key", "webhook-id", "content-length", "transfer-encoding", "connection"}
 
 
@@ -60,38 +65,62 @@ def post(run: Run, allowed: tuple[str, ...]) -> dict[str, Any]:
     Payload: {"url": "https://…", "body": any JSON, "headers": {…}}. No redirects, no proxies. The name is resolved
     once, every address of it must be public (or in a network of CLOCKJACK_HTTP_ALLOW), and that one is connected to.
     """
-    import httpx2  # here, because it costs memory that only consumers of webhooks should pay
-
     work = run.payload if isinstance(run.payload, dict) else {}
     target = urlsplit(str(work.get("url", "")))
     if target.scheme not in ("http", "https") or not target.hostname or target.username or target.password:
         raise HandlerError("http: payload.url must be an http(s) URL without user or password")
     host, port = target.hostname, target.port or (443 if target.scheme == "https" else 80)
     address = resolve(host, port, allowed)
-    literal = f"[{address}]" if ":" in address else address
-    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+    path = quote((target.path or "/") + (f"?{target.query}" if target.query else ""), safe=IN_URLS)
+    body = json.dumps(work["body"], ensure_ascii=False, separators=(",", ":")).encode() if "body" in work else b""
     given = dict(work.get("headers") or {}).items()
     headers = {str(k): str(v) for k, v in given if str(k).lower() not in OUR_HEADERS}
+    if body and "content-type" not in {name.lower() for name in headers}:
+        headers["Content-Type"] = "application/json"
     headers |= {"Host": target.netloc, "Idempotency-Key": run.key, "webhook-id": run.key}
-    with httpx2.Client(timeout=run.timeout_s, follow_redirects=False, trust_env=False) as client:
-        try:
-            with client.stream(
-                "POST",
-                f"{target.scheme}://{literal}:{port}{path}",
-                json=work.get("body"),
-                headers=headers,
-                extensions={"sni_hostname": host},
-            ) as answer:
-                status = answer.status_code
-        except httpx2.HTTPError as error:
-            raise HandlerError(f"http: {type(error).__name__} from {host}:{port}") from None
+    connection = HTTPConnection(host, port, timeout=run.timeout_s)
+    try:
+        connection.sock = socket.create_connection((address, port), run.timeout_s)  # that address, and no other
+        if target.scheme == "https":
+            connection.sock = _tls().wrap_socket(connection.sock, server_hostname=host)
+        connection.request("POST", path, body, headers)
+        status = connection.getresponse().status
+    except (OSError, HTTPException, ValueError) as error:
+        raise HandlerError(f"http: {type(error).__name__} from {host}:{port}") from None
+    finally:
+        connection.close()
     if not 200 <= status < 300:
         raise HandlerError(f"http: {host}:{port} answered {status}")
     return {"status": status}
 
 
+@lru_cache(1)
+def _tls() -> ssl.SSLContext:
+    """One for all: to read the system's certificates takes tens of milliseconds."""
+    return ssl.create_default_context()
+
+
 def resolve(host: str, port: int, allowed: tuple[str, ...]) -> str:
     """One address of `host`, all of whose addresses may be connected to; HandlerError otherwise."""
+    try:
+        found, failed = [str(ipaddress.ip_address(host))], list[str]()
+    except ValueError:
+        found, failed = _look_up(host, port)
+    if not found:
+        raise HandlerError(f"http: {host} cannot be resolved" + ("" if failed else f" within {RESOLVE_S:g} s"))
+    networks = [ipaddress.ip_network(text, strict=False) for text in allowed]
+    for text in found:
+        address = ipaddress.ip_address(text.split("%")[0])
+        inner = _inner(address)
+        if not (_public(inner) and _public(address)) and not any(
+            inner in n for n in networks if n.version == inner.version
+        ):
+            raise HandlerError(f"http: {host} is {text}, which is not a public address; see CLOCKJACK_HTTP_ALLOW")
+    return found[0]
+
+
+def _look_up(host: str, port: int) -> tuple[list[str], list[str]]:
+    """The addresses of the name, and why there are none; neither when the answer took too long."""
     found: list[str] = []
     failed: list[str] = []
 
@@ -105,17 +134,7 @@ def resolve(host: str, port: int, allowed: tuple[str, ...]) -> str:
     thread = threading.Thread(target=look_up, name="resolve", daemon=True)  # nothing else can bound it in time
     thread.start()
     thread.join(RESOLVE_S)
-    if not found:
-        raise HandlerError(f"http: {host} cannot be resolved" + ("" if failed else f" within {RESOLVE_S:g} s"))
-    networks = [ipaddress.ip_network(text, strict=False) for text in allowed]
-    for text in found:
-        address = ipaddress.ip_address(text.split("%")[0])
-        inner = _inner(address)
-        if not (_public(inner) and _public(address)) and not any(
-            inner in n for n in networks if n.version == inner.version
-        ):
-            raise HandlerError(f"http: {host} is {text}, which is not a public address; see CLOCKJACK_HTTP_ALLOW")
-    return found[0]
+    return list(found), list(failed)
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

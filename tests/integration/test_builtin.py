@@ -63,7 +63,7 @@ def test_anything_but_2xx_is_a_failure_and_redirects_are_not_followed(receiver: 
 
 
 def test_nobody_there(receiver: str) -> None:
-    with pytest.raises(HandlerError, match="ConnectError"):
+    with pytest.raises(HandlerError, match="ConnectionRefusedError"):
         post(run({"url": "http://127.0.0.1:9/"}), LOOPBACK)
 
 
