@@ -1,5 +1,6 @@
 """`python -m consumers`: one consumer process for one queue."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -42,6 +43,9 @@ def main() -> int:
             )
         return invoke(function, run)
 
+    gc.collect()
+    gc.freeze()  # a batch makes thousands of objects that live for milliseconds: looking through all others costs more
+    gc.set_threshold(50_000, 20, 100)
     worker = BatchWorker(settings, database, lambda: list(registry), call)
     worker.engine.pool.isolated = settings.isolated
     telemetry.serve_metrics(settings.metrics_port)

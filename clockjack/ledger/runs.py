@@ -61,11 +61,12 @@ START = (
     " wake_at = LEAST(wake_at, UTC_TIMESTAMP(6) + INTERVAL 6 SECOND)"
     " WHERE {among} AND {attempt} AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)"
 )
+_NUMBERS = ("id", "task_id", "attempt", "failures", "fresh", "late_us")
 _POLICY = ("timeout_s", "max_failures", "backoff_s", "backoff_max_s")
 # what nothing speaks against, and no policy asks about: in few columns, for each costs more than the row
 PLAIN = (
-    "SELECT r.id, r.task_id, r.attempt, r.failures, r.first_started_at = r.started_at AS fresh,"
-    " TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at) AS late_us, t.namespace, t.handler, t.name, t.payload,"
+    "SELECT CONCAT_WS(',', r.id, r.task_id, r.attempt, r.failures, r.first_started_at = r.started_at,"
+    " TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at)) AS numbers, t.namespace, t.handler, t.name, t.payload,"
     f" CONCAT_WS(',', {', '.join('t.' + name for name in _POLICY)}) AS policy"
     " FROM runs r JOIN tasks t ON t.id = r.task_id"
     " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
@@ -83,6 +84,7 @@ FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE {among} AND r.run_token = {token} AND r.state = 'running'
 """
 MINE = "SELECT id, attempt FROM runs WHERE {fence} AND state = 'running' ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
+HOW_MANY = "SELECT COUNT(*) FROM runs WHERE {fence} AND state = 'running' FOR UPDATE SKIP LOCKED"
 HEARTBEAT = (
     f"UPDATE runs SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {{fence}} AND state = 'running'"
 )
@@ -128,10 +130,11 @@ def _verdict(
     done, due_at = Started(), dict(keys)
     literals = {"among": exact.among(keys, "r."), "token": exact.token(token)}
     plain = connection.exec_driver_sql(PLAIN.format(**literals)).fetchall()
-    for run_id, task_id, attempt, failures, fresh, late_us, namespace, handler, name, payload, policy in plain:
-        run = {
-            "id": run_id, "task_id": task_id, "attempt": attempt, "failures": failures, "fresh": fresh,
-            "late_us": late_us, "namespace": namespace, "handler": handler, "name": name, "payload": payload,
+    for numbers, namespace, handler, name, payload, policy in plain:
+        run: dict[str, Any] = dict(zip(_NUMBERS, map(int, numbers.split(",")), strict=True))
+        run_id = run["id"]
+        run |= {
+            "namespace": namespace, "handler": handler, "name": name, "payload": payload,
             "due_at": due_at[run_id], "token": token, "origin": "schedule",
         }  # fmt: skip
         run.update(_policy(policy))
@@ -257,6 +260,8 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
 
 def lock(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
     """The rows of `held` that are still ours are locked, but for those that somebody has locked: (run_id, attempt)."""
+    if connection.exec_driver_sql(HOW_MANY.format(fence=fence(held))).scalar() == len(held):  # nearly always
+        return {(h.run_id, h.attempt) for h in held}
     return {(row[0], row[1]) for row in connection.exec_driver_sql(MINE.format(fence=fence(held)))}
 
 

@@ -23,6 +23,7 @@ for i = 4, #ARGV, 5 do
       redis.call('HSET', hash, 'status', 'queued', 'created_at', ARGV[2], 'enqueued_at', ARGV[2], 'origin', queue,
         'data', ARGV[i + 3], 'description', ARGV[i + 4], 'timeout', 3600, 'result_ttl', 0, 'failure_ttl', 3600,
         'due_us', due, 'pushed_us', ARGV[1])
+      redis.call('EXPIRE', hash, 86400)
       redis.call('SADD', 'rq:queues', list)
       if tonumber(due) > now then
         redis.call('ZADD', staged, due, id)

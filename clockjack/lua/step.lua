@@ -18,16 +18,19 @@ local list = 'rq:queue:' .. ARGV[1]
 local share = math.ceil(redis.call('LLEN', list) / math.max(1, tonumber(ARGV[7])))
 most = math.min(most, math.max(tonumber(ARGV[6]), share))
 local ids, popped = most > 0 and redis.call('LPOP', list, most) or {}, {0}
-local expires = math.floor(tonumber(ARGV[3]) / 1000000) + 60
+local expires, kept = math.floor(tonumber(ARGV[3]) / 1000000) + 60, {}
 for _, id in ipairs(ids) do
   local hash = 'rq:job:' .. id
   local job = redis.call('HMGET', hash, 'data', 'pushed_us')
   if job[1] then
     redis.call('HSET', hash, 'status', 'started', 'popped_us', ARGV[3], 'started_at', ARGV[4], 'worker_name', ARGV[2])
-    redis.call('EXPIRE', hash, 86400)
-    redis.call('ZADD', wip, expires, id .. ':' .. ARGV[2])
+    kept[#kept + 1] = expires
+    kept[#kept + 1] = id .. ':' .. ARGV[2]
   end
   popped[#popped + 1] = job[1] or ''
   popped[#popped + 1] = job[2] or '0'
+end
+if #kept > 0 then
+  redis.call('ZADD', wip, unpack(kept))
 end
 return popped
