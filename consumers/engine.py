@@ -62,8 +62,11 @@ class Engine:
         popped = self._pop()
         back = [e for e in ended if e[1].kind == "handed_back"]
         ended = [e for e in ended if e[1].kind != "handed_back"]
-        worked = self._batch(popped, ended) if popped or ended else False
-        return self._hand_back(back) or worked
+        try:
+            worked = self._batch(popped, ended) if popped or ended else False
+        finally:
+            handed_back = self._hand_back(back)
+        return handed_back or worked
 
     def _batch(self, popped: Sequence[Popped], ended: Ended) -> bool:
         sent_s, token = boot_s(), os.urandom(16)
@@ -101,6 +104,7 @@ class Engine:
     def tick(self) -> None:
         """What waited too long to begin is on its way back; the loop was seen alive."""
         self._stepped_s = time.monotonic()
+        self.pool.offer_again(0.05)
         waiting = self.pool.take_waiting(0.0 if self.stopping else BEGIN_WITHIN_S)
         if waiting:
             self.pool.outcomes.extend((job, Outcome(job.held, "handed_back")) for job in waiting)
@@ -181,7 +185,7 @@ class Engine:
             log.exception("a run cannot be started", extra={"action": "poison", "run_id": one.run_id})
 
     def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float, judged_s: float) -> None:
-        if started.now is not None:
+        if started.now is not None and boot_s() - sent_s < SLOW_COMMIT_S:  # it is as old as the transaction
             self.database.clock.observe(started.now)
         self.pool.add(started.execute, sent_s, judged_s)
         pushed_us = {p.run_id: p.pushed_us for p in popped}
@@ -234,7 +238,7 @@ class Engine:
         try:
             if aftermath.settle(self.database, over):
                 self.queues.nudge("look")
-        except (Unavailable, UnknownCommit, RedisError) as error:  # seen to later: what waits looks for itself
+        except Exception as error:  # seen to later: what waits looks for itself
             log.warning("after the end of a run: %s", type(error).__name__, extra={"action": "aftermath"})
 
     def _log(

@@ -61,6 +61,7 @@ class Job:
     child: Any = None
     spent_s: float = 0.0
     late_s: float | None = None
+    offered: bool = False
     id: str = ""  # the RQ job's
 
     def __post_init__(self) -> None:
@@ -118,6 +119,16 @@ class Pool:
         quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
         ahead = int(quick * WITHIN_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
         return max(0, min(most, free + ahead) - waiting), max(0, min(most, free) - waiting)
+
+    def offer_again(self, older_than_s: float) -> None:
+        """What waits behind a slow handler can be begun by any thread: the first that comes to it does."""
+        edge = boot_s() - older_than_s
+        with self._lock:
+            again = [job for job in self.waiting if job.judged_s <= edge and not job.offered]
+            for job in again:
+                job.offered = True
+        for job in again:
+            self._hands.put((job,))
 
     def take_waiting(self, older_than_s: float) -> list[Job]:
         """Jobs that were started longer ago and have not begun: no thread will begin them any more."""
@@ -184,8 +195,7 @@ class Pool:
     def _work(self) -> None:
         while hand := self._hands.get():
             for job in hand:
-                if self._begins(job):
-                    self._execute(job)
+                self._execute(job)
 
     def _begins(self, job: Job) -> bool:
         """Whether this thread may begin the job now; one whose verdict or lease has become old is handed back."""
@@ -205,18 +215,25 @@ class Pool:
         return False
 
     def _execute(self, job: Job) -> None:
-        outcome, given_up = None, False
+        if job.state != "waiting":
+            return
+        outcome, given_up, begun, me = None, False, False, threading.get_ident()
         try:
             try:
-                outcome = self._outcome(job)
+                if self._begins(job):
+                    outcome = self._outcome(job)
             finally:
-                # from here on nobody raises in this thread; what was raised and not delivered is taken back
+                # nobody raises here once the state is set, and no call comes before that; then it is taken back
                 with self._lock:
-                    given_up, job.state = job.state == "over", "over"
-                    if job.stopped_s is not None:
-                        _raise_in(job.thread, None)
+                    begun = job.thread == me
+                    if begun:
+                        given_up, job.state = job.state == "over", "over"
+                        if job.stopped_s is not None:
+                            _raise_in(job.thread, None)
         except Stopped:
             pass
+        if not begun:
+            return
         spent_s = job.spent_s = boot_s() - job.begun_s
         known_s = self.ewma_s
         # one long one among short ones may be this thread having waited for its turn: it counts for four
@@ -241,7 +258,14 @@ class Pool:
         except BaseException as error:
             if job.why is not None:
                 return _failed(job, job.why, f"stopped after {boot_s() - job.begun_s:.1f} s")
-            return _failed(job, "failed", f"{type(error).__name__}: {error}")
+            return _failed(job, "failed", f"{type(error).__name__}: {_text(error)}")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "it has no text"
 
 
 def run_of(row: dict[str, Any]) -> Run:

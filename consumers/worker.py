@@ -146,7 +146,10 @@ class BatchWorker(Worker):
     def _watch(self) -> None:
         """Timeouts and ends of leases are acted on, whatever the loop waits for."""
         while True:
-            self.engine.watch()
+            try:
+                self.engine.watch()
+            except Exception:
+                log.exception("watching failed", extra={"action": "watch"})
             time.sleep(TICK_S)
 
     def _tell(self) -> None:

@@ -59,11 +59,17 @@ def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip) -> Skip |
     there = (
         "SELECT due_at FROM runs WHERE task_id = :t AND due_at >= :low AND due_at < :until ORDER BY due_at LIMIT 1000"
     )
-    taken = {row["due_at"] for row in rows(connection, there, t=task["id"], low=skip.due_at, until=skip.until)}
-    due: datetime | None = skip.due_at
-    while due is not None and due in taken:
-        due = next_after(schedule_of(task), due)
-    return None if due is None or due >= skip.until else Skip(due, skip.reason, skip.until)
+    schedule, due, full = schedule_of(task), skip.due_at, True
+    while full:  # page by page, as long as all of one is taken
+        page = [row["due_at"] for row in rows(connection, there, t=task["id"], low=due, until=skip.until)]
+        taken = set(page)
+        while due in taken:
+            following = next_after(schedule, due)
+            if following is None:
+                return None
+            due = following
+        full = len(page) == 1000 and due > page[-1]
+    return None if due >= skip.until else Skip(due, skip.reason, skip.until)
 
 
 def _revive(

@@ -1,7 +1,8 @@
 """What the end of a run means for its task: a run that waits for it has its turn, a task that keeps failing is paused.
 
 Done after the outcome is committed, in transactions of their own, and only for tasks that ask for it. If the process
-dies in between, the waiting run looks for itself within 5 s, and the next failure is counted with this one.
+dies in between, or somebody keeps the task's row locked, the waiting run looks for itself within 5 s, and the next
+failure is counted with this one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import Database, rows
-from clockjack.ledger.exact import update_locked
+from clockjack.ledger.exact import lock_soon, update_locked
 from clockjack.ledger.tasks import COLUMNS, update
 
 WAITING = (
@@ -56,7 +57,7 @@ def _wake(connection: Connection, task_ids: list[int]) -> int:
 
 def _pause(connection: Connection, task_id: int) -> None:
     """The task is paused if its last runs, as many as it says, have all failed since it was resumed or edited."""
-    found = rows(connection, f"SELECT {COLUMNS} FROM tasks WHERE id = :t FOR UPDATE", t=task_id)
+    found = lock_soon(connection, f"SELECT {COLUMNS} FROM tasks WHERE id IN :ids FOR UPDATE SKIP LOCKED", [task_id])
     if not found or found[0]["state"] != "active" or not (n := found[0]["pause_after_failures"]):
         return
     last = rows(connection, LAST_ENDS, t=task_id, n=n)  # no more than these are read, however long its history is

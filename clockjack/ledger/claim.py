@@ -118,7 +118,6 @@ def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: 
     busy = [queue for queue, age in ages.items() if age > SATURATED_S]
     busy += memory.pace.exhausted(ages, time.monotonic())
     if not busy:
-        memory.overdue_since = FIRST
         return rows(connection, OVERDUE, since=FIRST, before=None, n=n, busy=[""], avoid=avoid)
     if time.monotonic() - memory.overdue_s < OVERDUE_EVERY_S:
         return []
@@ -127,8 +126,10 @@ def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: 
     before = piece[0]["next_run_at"] if piece else None
     if before == since:  # so many are due at one instant
         before = since + timedelta(microseconds=1)
-    memory.overdue_since = before or FIRST
-    return rows(connection, OVERDUE, since=since, before=before, n=n, busy=busy, avoid=avoid)
+    found = rows(connection, OVERDUE, since=since, before=before, n=n, busy=busy, avoid=avoid)
+    if len(found) < n:
+        memory.overdue_since = before or FIRST
+    return found
 
 
 def _claim_alone(

@@ -70,7 +70,8 @@ def decide(task: Mapping[str, Any], now: datetime) -> Step:
     """What is to be done with a due task; pure."""
     stored = task["next_run_at"]
     try:
-        used_up = task["max_runs"] is not None and task["runs_claimed"] >= task["max_runs"]
+        once = task["run_at"] is not None or task["run_at_local"] is not None  # its row alone says whether it ran
+        used_up = not once and task["max_runs"] is not None and task["runs_claimed"] >= task["max_runs"]
         over = used_up or task["state"] in ("cancelled", "invalid")
         step = Step(task, None) if over else _of_schedule(task, now)
     except Exception as error:

@@ -12,13 +12,13 @@ A run by hand always begins, and counts as one that has begun. Runs of a backfil
 leave the occurrences that come due meanwhile as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
-from clockjack.ledger.exact import update_locked
+from clockjack.ledger.exact import lock_soon, update_locked
 
 if TYPE_CHECKING:
     from clockjack.ledger.runs import Popped
@@ -34,12 +34,15 @@ REPLACED = (
 
 
 def lock(connection: Connection, popped: "Sequence[Popped]") -> frozenset[int]:
-    """The rows of the tasks whose runs must not overlap are locked, in ascending order; returns their ids."""
+    """The rows of the tasks whose runs must not overlap are locked, in ascending order; returns the ids of the locked.
+
+    A claim holds such a row for milliseconds, which is waited for; whoever holds one longer stalls nobody's batch.
+    """
     wanted = sorted({p.live_task_id for p in popped if p.live_task_id is not None})
     if not wanted:
         return frozenset()
-    found = rows(connection, "SELECT id FROM tasks WHERE id IN :ids ORDER BY id FOR UPDATE", ids=wanted)
-    return frozenset(row["id"] for row in found)
+    sql = "SELECT id FROM tasks WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
+    return frozenset(row["id"] for row in lock_soon(connection, sql, wanted))
 
 
 def judge(policy: str, origin: str, begun: bool, waits: bool) -> str:
@@ -56,8 +59,13 @@ def judge(policy: str, origin: str, begun: bool, waits: bool) -> str:
     return {"skip": "overlap", "replace": "replace"}[policy]
 
 
-def settle(connection: Connection, asks: Sequence[dict[str, Any]], locked: frozenset[int]) -> dict[int, str]:
-    """The verdict of each of these runs, which this transaction has started; runs that are replaced are over."""
+def settle(
+    connection: Connection, asks: Sequence[dict[str, Any]], locked: frozenset[int], over: Collection[int] = ()
+) -> dict[int, str]:
+    """The verdict of each of these runs, which this transaction has started; runs that are replaced are over.
+
+    `over`: runs that this transaction has started and that will not begin.
+    """
     verdicts = {run["id"]: "again" for run in asks}
     sure = [run for run in asks if run["task_id"] in locked and run["live_task_id"] is not None]
     if not sure:
@@ -70,7 +78,7 @@ def settle(connection: Connection, asks: Sequence[dict[str, Any]], locked: froze
     for run in sorted(sure, key=lambda r: (r["due_at"], r["id"])):
         if verdicts[run["id"]] == "run":
             continue
-        others = [other for other in live[run["task_id"]] if other["id"] != run["id"]]
+        others = [other for other in live[run["task_id"]] if other["id"] != run["id"] and other["id"] not in over]
         begun = [other for other in others if _begun(other, verdicts, asking)]
         waits = any(_waits(other, verdicts, asking) and other["due_at"] < run["due_at"] for other in others)
         verdict = judge(run["overlap"], run["origin"], bool(begun), waits)

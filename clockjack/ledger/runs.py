@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger import exact, overlap
-from clockjack.ledger.database import changed, rows
+from clockjack.ledger.database import changed
 
 FIRST_LEASE_S = 6
 LEASE_S = 20
@@ -59,7 +59,7 @@ START = (
     " started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),"
     " lease_until = UTC_TIMESTAMP(6) + INTERVAL 6 SECOND, "
     " wake_at = LEAST(wake_at, UTC_TIMESTAMP(6) + INTERVAL 6 SECOND)"
-    " WHERE {among} AND {attempt} AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)"
+    " WHERE {points} AND {attempt} AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)"
 )
 _NUMBERS = ("id", "task_id", "attempt", "failures", "fresh", "late_us")
 _POLICY = ("timeout_s", "max_failures", "backoff_s", "backoff_max_s")
@@ -99,15 +99,15 @@ def start(connection: Connection, popped: Sequence[Popped], token: bytes, worker
     keys = sorted({(p.run_id, p.due_at) for p in popped})
     attempts = sorted({(p.run_id, p.attempt - 1) for p in popped})
     locked = overlap.lock(connection, popped)
-    sql = START.format(token=exact.token(token), among=exact.among(keys), attempt=_attempt_is(attempts))
+    sql = START.format(token=exact.token(token), points=exact.points(keys), attempt=_attempt_is(attempts))
     matched = connection.exec_driver_sql(sql, (worker,)).rowcount
-    return _verdict(connection, popped, keys, token, missing=len(attempts) - matched, locked=locked)
+    return _verdict(connection, popped, keys, token, matched, locked=locked)
 
 
 def mine(connection: Connection, popped: Sequence[Popped], token: bytes) -> Started:
     """What a start whose COMMIT was lost did: the rows that carry its token are ours."""
     keys = sorted({(p.run_id, p.due_at) for p in popped})
-    return _verdict(connection, popped, keys, token, missing=len(popped))
+    return _verdict(connection, popped, keys, token, matched=None)
 
 
 def _attempt_is(attempts: Sequence[tuple[int, int]]) -> str:
@@ -123,7 +123,7 @@ def _verdict(
     popped: Sequence[Popped],
     keys: Sequence[exact.Key],
     token: bytes,
-    missing: int,
+    matched: int | None,
     locked: frozenset[int] | None = None,
 ) -> Started:
     """`locked`: the tasks whose locks are held, for those whose runs must not overlap; None: that was judged before."""
@@ -139,12 +139,12 @@ def _verdict(
         }  # fmt: skip
         run.update(_policy(policy))
         done.execute.append(run)
-    if len(plain) + missing < len(due_at):
+    if matched is None or len(plain) < matched:
         _judge_others(connection, done, literals, token, locked)
     started = done.execute or [run for run, _ in done.not_run]
     if started:
         done.now = started[-1]["due_at"] + timedelta(microseconds=started[-1]["late_us"])
-    if missing:
+    if matched is None or matched < len({(p.run_id, p.attempt) for p in popped}):
         have = {(run["id"], run["attempt"]) for run in (*done.execute, *(run for run, _ in done.not_run))}
         rest = [p for p in popped if (p.run_id, p.attempt) not in have]
         done.early = _early(connection, rest)
@@ -171,7 +171,8 @@ def _judge_others(
     verdicts = {run["id"]: judge(run) for run in found}
     if locked is not None:
         asks = [run for run in found if verdicts[run["id"]] == "run" and run["overlap"] != "allow"]
-        verdicts |= overlap.settle(connection, asks, locked) if asks else {}
+        over = {i for i, verdict in verdicts.items() if verdict not in ("run", "later")}
+        verdicts |= overlap.settle(connection, asks, locked, over) if asks else {}
     for run in found:
         verdict = verdicts[run["id"]]
         if verdict != "run":
@@ -226,10 +227,9 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
     if not rest:
         return []
     among = exact.among([(p.run_id, p.due_at) for p in rest])
-    ready = rows(
-        connection, f"SELECT id, attempt FROM runs WHERE {among} AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)"
-    )
-    waiting = {(row["id"], row["attempt"] + 1) for row in ready}
+    sql = f"SELECT id, attempt FROM runs WHERE {among} AND state = 'ready' AND due_at > UTC_TIMESTAMP(6)"
+    ready = connection.exec_driver_sql(sql)
+    waiting = {(run_id, attempt + 1) for run_id, attempt in ready}
     return [p for p in rest if (p.run_id, p.attempt) in waiting]
 
 

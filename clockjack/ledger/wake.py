@@ -62,9 +62,6 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
 
     try:
         looked = database.transaction(body)
-        if ended:
-            aftermath.settle(database, ended)
-        return looked
     except UnknownCommit:
         return [], 0, True  # whatever became true, the rows say it: they are looked at again
     except Exception as error:
@@ -74,10 +71,23 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
             log.warning("looked at one by one", extra={"action": "look_alone", "code": code(error)})
             alone = [look_again(database, ages, 1) for _ in list(seen)]
             return [run for one in alone for run in one[0]], sum(one[1] for one in alone), False
-        put_off = "wake_at = UTC_TIMESTAMP(6) + INTERVAL 60 SECOND"
-        database.transaction(lambda c: _update(c, seen, put_off))
+        database.transaction(lambda c: _put_off(c, seen[0]))
         log.error("a run cannot be looked at", extra={"action": "poison", "run_id": seen[0]["id"], "code": code(error)})
         return [], 0, True
+    if ended:
+        try:
+            aftermath.settle(database, ended)
+        except Exception as error:  # the next failure is counted with this one; a run that waits looks for itself
+            log.warning("after the end of a run: %s", type(error).__name__, extra={"action": "aftermath"})
+    return looked
+
+
+def _put_off(connection: Connection, run: Mapping[str, Any]) -> None:
+    """The run is looked at in a minute, if it is still what it was."""
+    same = {"id": run["id"], "due": run["due_at"], "state": run["state"], "attempt": run["attempt"]}
+    where = "id = :id AND due_at = :due AND state = :state AND attempt = :attempt"
+    if rows(connection, f"SELECT id FROM runs WHERE {where} FOR UPDATE SKIP LOCKED", **same):
+        _update(connection, [run], "wake_at = UTC_TIMESTAMP(6) + INTERVAL 60 SECOND")
 
 
 def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datetime, age_s: float) -> None:

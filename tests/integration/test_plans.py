@@ -97,7 +97,7 @@ def test_retime_reads_a_page_by_primary_key(filled: Database) -> None:
 def test_start_goes_by_primary_key(filled: Database) -> None:
     found = keys(filled)
     token = exact.token(TOKEN)
-    by_primary_key(filled, runs.START.format(token=token, among=exact.among(found), attempt="attempt = 0"))
+    by_primary_key(filled, runs.START.format(token=token, points=exact.points(found), attempt="attempt = 0"))
     for statement in (runs.PLAIN, runs.VERDICT):
         by_primary_key(filled, statement.format(token=token, among=exact.among(found, "r.")))
 

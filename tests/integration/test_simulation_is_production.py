@@ -49,7 +49,7 @@ def live(
     staged: list[Ready] = []
     running: dict[int, tuple[datetime, Any, Any]] = {}
     while moved.now <= end:
-        works = not any(begin <= moved.now < last for begin, last in out)
+        works = not away(moved.now, out)
         for run_id, (ends, run, lease) in sorted(running.items()):
             if ends <= moved.now:
                 del running[run_id]
@@ -61,12 +61,18 @@ def live(
         if works:
             staged += claim_all(database)
             staged += [run for run in wake.look_again(database, {})[0] if run.run_id not in {r.run_id for r in staged}]
-            due = [run for run in staged if run.due_at <= moved.now]
-            staged = [run for run in staged if run.due_at > moved.now]
-            begun = start(database, due) if due else runs.Started()
-            for run, lease in zip(begun.execute, held(begun), strict=True):
-                running[run["id"]] = (moved.now + lasts, run, lease)
+        # what was due before the outage began was released in time, also when this second is the outage's first
+        due = [run for run in staged if run.due_at <= moved.now and (works or not away(run.due_at, out))]
+        staged = [run for run in staged if run not in due]
+        begun = start(database, due) if due else runs.Started()
+        for run, lease in zip(begun.execute, held(begun), strict=True):
+            running[run["id"]] = (moved.now + lasts, run, lease)
         moved.now += SECOND
+
+
+def away(moment: datetime, out: list[tuple[datetime, datetime]]) -> bool:
+    """Whether nothing is claimed or released at this moment."""
+    return any(begin <= moment < last for begin, last in out)
 
 
 def tick(moment: datetime | None) -> datetime | None:
