@@ -46,7 +46,6 @@ class Claimed:
     invalid: int
     tasks: int
     full: bool
-    skipped: tuple[str, ...] = ()  # the reasons of the rows for what does not run
 
 
 def apply(
@@ -74,8 +73,7 @@ def apply(
     see(connection, steps)
     move_on(connection, steps)
     full = full or any(step.misfired for step in steps)  # the next one that it missed waits already
-    skipped = tuple(step.skip.reason for step in steps if step.skip)
-    return Claimed(ready, sum(s.invalid is not None for s in steps), len(steps), full, skipped)
+    return Claimed(ready, sum(s.invalid is not None for s in steps), len(steps), full)
 
 
 def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -108,7 +108,6 @@ def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, mem
         sum(one.invalid for one in alone),
         sum(one.tasks for one in alone),
         full=len(seen) >= limit or any(one.full for one in alone),
-        skipped=tuple(reason for one in alone for reason in one.skipped),
     )
 
 

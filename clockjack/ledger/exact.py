@@ -1,6 +1,6 @@
 """Statements about many rows of `runs`, written out: their numbers and times are literals, so that nothing binds them.
 
-A batch of 200 runs would have a thousand parameters, and each would cost more than its row. Only integers, datetimes
+A batch of 500 runs would have thousands of parameters, and each would cost more than its row. Only integers, datetimes
 and bytes of ours are written here, never a text.
 """
 
