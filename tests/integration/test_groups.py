@@ -468,7 +468,9 @@ def test_members_are_found_by_the_unique_key(database: Database) -> None:
     for n in range(200):
         insert(database, 3600, task_key=f"x{n}")
     put(database, NEW_YEAR, REMINDERS)
+    database.transaction(lambda c: c.exec_driver_sql("ANALYZE TABLE tasks"))
     values = {"n": "default", "g": "g", "low": "g#", "high": "g$"}
     found = select(database, "EXPLAIN FORMAT=TRADITIONAL " + groups.MEMBERS.format("id"), **values)[0]
     assert (found["key"], found["type"]) == ("task_key", "range")
-    assert int(found["rows"]) < 10
+    # The server's estimate, not a count: a page boundary inside the range makes it larger than the 3 members.
+    assert int(found["rows"]) < 100
