@@ -188,12 +188,13 @@ class Engine:
         if started.now is not None and boot_s() - sent_s < SLOW_COMMIT_S:  # it is as old as the transaction
             self.database.clock.observe(started.now)
         self.pool.add(started.execute, sent_s, judged_s)
-        pushed_us = {p.run_id: p.pushed_us for p in popped}
-        for run in started.execute:
-            due_us = to_us(run["due_at"])
-            queued_us = max(pushed_us[run["id"]], due_us)
-            wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
-            wait.observe(max(0, due_us + run["late_us"] - queued_us) / 1e6)
+        late_us = {run["id"]: run["late_us"] for run in started.execute}
+        for p in popped:
+            if p.run_id in late_us:
+                due_us = to_us(p.due_at)
+                queued_us = max(p.pushed_us, due_us)
+                wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
+                wait.observe(max(0, due_us + late_us[p.run_id] - queued_us) / 1e6)
         for run, verdict in started.not_run:
             self._log(run, "put off" if verdict == "later" else verdict)
         if started.refused:
@@ -203,9 +204,11 @@ class Engine:
                 self.queues.give_back(self.queue, self.name, started.early, self.database.clock.now_us())
             except RedisError:
                 started.early.clear()  # looked at again at its wake_at
-        executing = {job_id(run["id"], run["attempt"]) for run in started.execute}
-        early = {job_id(p.run_id, p.attempt) for p in started.early}
-        self._done += sorted({job_id(p.run_id, p.attempt) for p in popped} - executing - early)
+        if len(started.execute) < len(popped):
+            executing = {(run["id"], run["attempt"]) for run in started.execute}
+            early = {(p.run_id, p.attempt) for p in started.early}
+            rest = {(p.run_id, p.attempt) for p in popped} - executing - early
+            self._done += [job_id(*one) for one in sorted(rest)]
 
     def _report(self, ended: Ended, finished: Finished) -> None:
         over, counted = [], dict[str, int]()

@@ -15,7 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from clockjack.handlers import Run
@@ -241,12 +242,13 @@ class Pool:
         if given_up:
             return
         self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _outcome(self, job: Job) -> Outcome:
         row = job.row
         if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
-            job.late_s = max(0.0, (self._clock.now() - row["due_at"]).total_seconds())
+            job.late_s = max(0.0, (self._clock.now_us() - _due(row["due_at"])[0]) / 1e6)
         try:
             value = self._call(job, run_of(row))
             result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -270,19 +272,27 @@ def _text(error: BaseException) -> str:
 
 def run_of(row: dict[str, Any]) -> Run:
     """What the handler gets."""
+    due_us, due_at = _due(row["due_at"])
+    payload = row["payload"]
     return Run(
-        id=row["id"],
-        key=f"{row['task_id']}-{to_us(row['due_at'])}",
-        task_id=row["task_id"],
-        namespace=row["namespace"],
-        name=row["name"],
-        handler=row["handler"],
-        payload=json.loads(row["payload"]),
-        due_at=row["due_at"].replace(tzinfo=UTC),
-        attempt=row["attempt"],
-        failures=row["failures"],
-        timeout_s=row["timeout_s"],
+        row["id"],
+        f"{row['task_id']}-{due_us}",
+        row["task_id"],
+        row["namespace"],
+        row["name"],
+        row["handler"],
+        None if payload == "null" else json.loads(payload),
+        due_at,
+        row["attempt"],
+        row["failures"],
+        row["timeout_s"],
     )
+
+
+@lru_cache(4096)
+def _due(due_at: datetime) -> tuple[int, datetime]:
+    """In µs, and aware: the runs of a batch are often due at the same instant."""
+    return to_us(due_at), due_at.replace(tzinfo=UTC)
 
 
 def _failed(job: Job, why: str, error: str) -> Outcome:
