@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.clock import Clock
-from clockjack.ledger.database import changed, chunks, rows
+from clockjack.ledger.database import changed, chunks
 from clockjack.ledger.decide import PAYLOAD_BYTES, Step, decide, payload_fault
 from clockjack.ledger.exact import moment
 from clockjack.ledger.tasks import close_pause, done_by_sql, serial
@@ -84,10 +84,9 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
     new = [task["id"] for task in found if task["version"] == 0 and task["state"] in ("active", "paused")]
     if not new:
         return {}
-    sql = (
-        f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) AS payload FROM tasks WHERE id IN :ids"
-    )
-    judged = {row["id"]: payload_fault(row["payload"]) for row in rows(connection, sql, ids=sorted(new))}
+    among = ",".join(str(int(i)) for i in sorted(new))
+    sql = f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) FROM tasks WHERE id IN ({among})"
+    judged = {task_id: payload_fault(payload) for task_id, payload in connection.exec_driver_sql(sql)}
     return {task_id: fault[:1000] for task_id, fault in judged.items() if fault}
 
 
@@ -153,15 +152,10 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
         if len(ids) == 1 and not misfired and missed_since is None:
             single[claimed].append((ids[0], goes_to))
         else:
-            changed(
-                connection,
-                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = :next, runs_claimed = runs_claimed + :claimed,"
-                " misfires_claimed = IF(:misfired, misfires_claimed + 1, 0), missed_since = :since WHERE id IN :ids",
-                next=goes_to,
-                claimed=claimed,
-                misfired=misfired,
-                since=missed_since,
-                ids=sorted(ids),
+            connection.exec_driver_sql(
+                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = {moment(goes_to)}, runs_claimed = runs_claimed + {claimed},"
+                f" misfires_claimed = {'misfires_claimed + 1' if misfired else 0}, missed_since = {moment(missed_since)}"
+                f" WHERE id IN ({','.join(str(int(i)) for i in sorted(ids))})"
             )
     for claimed, pairs in single.items():
         for part in chunks(sorted(pairs), 200):  # a CASE is searched line by line: longer ones cost more a row
