@@ -153,8 +153,9 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
             single[claimed].append((ids[0], goes_to))
         else:
             connection.exec_driver_sql(
-                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = {moment(goes_to)}, runs_claimed = runs_claimed + {claimed},"
-                f" misfires_claimed = {'misfires_claimed + 1' if misfired else 0}, missed_since = {moment(missed_since)}"
+                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = {moment(goes_to)}, missed_since = {moment(missed_since)},"
+                f" runs_claimed = runs_claimed + {claimed},"
+                f" misfires_claimed = {'misfires_claimed + 1' if misfired else 0}"
                 f" WHERE id IN ({','.join(str(int(i)) for i in sorted(ids))})"
             )
     for claimed, pairs in single.items():
