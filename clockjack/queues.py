@@ -20,16 +20,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us, to_us
 from clockjack.ledger.runs import Popped
+from clockjack.reach import Reach
 
 __all__ = ["Queues", "RedisError", "job_id"]
 
@@ -41,11 +43,32 @@ ANNOUNCED_S = 10
 TIMEOUT_S = 1.0
 
 
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> "Redis":
+class Client(Redis):
+    """Calls fail at once while Redis is away."""
+
+    reach: Reach | None = None
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The answer."""
+        self._check()
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        """Commands that are sent together."""
+        self._check()
+        return super().pipeline(*args, **options)
+
+    def _check(self) -> None:
+        if self.reach is not None and self.reach.away:
+            raise RedisConnectionError("Redis is away")
+
+
+def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Client:
     """A client whose calls end within `timeout_s` and are never sent twice behind our back."""
-    return Redis.from_url(
+    client = Client.from_url(
         url, socket_timeout=timeout_s, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
     )
+    return cast(Client, client)
 
 
 def job_id(run_id: int, attempt: int) -> str:
@@ -54,16 +77,28 @@ def job_id(run_id: int, attempt: int) -> str:
 
 
 class Queues:
-    """The commands that the three stages use. Every call may raise RedisError within a second."""
+    """The commands that the three stages use. Every call may raise RedisError within a second; at once while Redis is
+    away, as `probe` found.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis = connect(url)
+        self.reach = Reach()
+        self.redis, self._probe = connect(url), connect(url)
+        self.redis.reach = self.reach
         lua = files("clockjack") / "lua"
         self._push, self._release, self._step, self._give_back, self._forget = (
             self.redis.register_script((lua / f"{name}.lua").read_text())
             for name in ("push", "release", "step", "give_back", "forget")
         )
+
+    def probe(self) -> None:
+        """`reach` knows whether Redis answers: a write that a full Redis accepts, too, and a read-only one does not."""
+        try:
+            self._probe.delete("clockjack:probe")
+            self.reach.answered(suspended=bool(self._probe.exists("rq:suspended")))
+        except RedisError as error:
+            self.reach.missed(type(error).__name__)
 
     def push(self, ready: Sequence[Ready], now_us: int) -> int:
         """Each of these runs is staged or in its queue; returns how many had to be written."""

@@ -19,6 +19,7 @@ from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chun
 from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
+from consumers.direct import Direct
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
 from consumers.writing import write
 
@@ -41,6 +42,7 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.direct = Direct(database, queues.reach, queue)
         self.peers = 1
         self.stopping = False
         self.stuck = False
@@ -59,7 +61,7 @@ class Engine:
         if time.monotonic() < self._mysql_off_until:
             return False
         ended = self._ended()
-        popped = self._pop()
+        popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=self.stopping, idle=not self.bell.is_set())
         back = [e for e in ended if e[1].kind == "handed_back"]
         ended = [e for e in ended if e[1].kind != "handed_back"]
         try:
@@ -147,6 +149,9 @@ class Engine:
         return ended
 
     def _pop(self) -> list[Popped]:
+        if self.queues.reach.away:
+            self._done.clear()  # what Redis still has of them expires
+            return []
         most = free = 0
         wanted = not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until
         if wanted:

@@ -56,8 +56,9 @@ def apply(
     *,
     full: bool = False,
     parked: Sequence[Step] = (),
+    staged: bool = True,
 ) -> Claimed:
-    """The locked tasks' runs are inserted and the tasks moved on."""
+    """The locked tasks' runs are inserted and the tasks moved on. `staged`: the caller will push the runs to Redis."""
     if not found and not parked:
         return Claimed([], 0, 0, full)
     steps = list(parked)
@@ -67,7 +68,7 @@ def apply(
         for task in found:
             fault = faults.get(task["id"])
             steps.append(Step(task, None, invalid=fault) if fault else decide(task, now))
-        ready = insert(connection, steps, now, ages)
+        ready = insert(connection, steps, now, ages, staged=staged)
     else:
         ready = []
     see(connection, steps)
@@ -90,14 +91,16 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
     return {task_id: fault[:1000] for task_id, fault in judged.items() if fault}
 
 
-def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float]) -> list[Ready]:
+def insert(
+    connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float], *, staged: bool = True
+) -> list[Ready]:
     """The rows of the runs that are ready, and of what is skipped, are there; returns the ready ones."""
     made = sorted((step for step in steps if step.ready), key=lambda step: int(step.task["id"]))
     ready: list[Ready] = []
     if made:
         result = connection.exec_driver_sql(
             "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state,"
-            " live_task_id, wake_at) VALUES " + ",".join(_ready_row(step.task, now, ages) for step in made),
+            " live_task_id, wake_at) VALUES " + ",".join(_ready_row(step.task, now, ages, staged) for step in made),
             tuple(step.task["queue"] for step in made),
         )
         first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
@@ -119,11 +122,17 @@ def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mappi
     return ready
 
 
-def _ready_row(task: Mapping[str, Any], now: datetime, ages: Mapping[str, float]) -> str:
+def first_look(due_at: datetime, now: datetime, age_s: float | None, staged: bool) -> datetime:
+    """The wake_at of a claimed run: when its message should have had its effect; without a message, when it is due."""
+    wake_at = max(due_at, now)
+    if not staged:
+        return wake_at
+    return wake_at + LOOK_AGAIN + timedelta(seconds=2 * age_s) if age_s else wake_at + LOOK_AGAIN
+
+
+def _ready_row(task: Mapping[str, Any], now: datetime, ages: Mapping[str, float], staged: bool) -> str:
     """Its numbers and times are written out: bound one by one they would cost more than the row."""
-    wake_at = max(task["next_run_at"], now) + LOOK_AGAIN
-    if age_s := ages.get(task["queue"]):
-        wake_at += timedelta(seconds=2 * age_s)
+    wake_at = first_look(task["next_run_at"], now, ages.get(task["queue"]), staged)
     return (
         f"({int(task['id'])},{moment(task['next_run_at'])},{int(task['schedule_version'])},{_version(task)},%s,"
         f"{moment(now)},'ready',{serial(task) or 'NULL'},{moment(wake_at)})"

@@ -31,6 +31,7 @@ class Popped:
     attempt: int
     pushed_us: int = field(default=0, compare=False)
     live_task_id: int | None = field(default=None, compare=False)  # its task, if runs of that must not overlap
+    found: bool = field(default=False, compare=False)  # in MySQL, without a message
 
 
 @dataclass(slots=True)
