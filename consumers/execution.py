@@ -4,9 +4,7 @@ A job is in hand from its start transaction until its outcome is written. It beg
 and while its lease, reckoned on the boot clock from the moment the statement was sent, is good; else it is handed back.
 """
 
-import asyncio
 import ctypes
-import inspect
 import json
 import logging
 import queue
@@ -44,6 +42,10 @@ class Stopped(BaseException):
     """Raised inside a handler that ran into its timeout, lost its lease or was told to stop."""
 
 
+class Failed(Exception):
+    """A handler failed elsewhere; the text says its error's type, too."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A started run in hand. All `_s` moments are on the boot clock."""
@@ -67,16 +69,6 @@ class Job:
 
     def __post_init__(self) -> None:
         self.id = job_id(self.held.run_id, self.held.attempt)
-
-
-def invoke(function: Callable[[Run], Any], run: Run) -> Any:
-    """What the handler returns; a coroutine is run to its end in a loop of its own."""
-    value = function(run)
-    return asyncio.run(_await(value)) if value is not None and inspect.isawaitable(value) else value
-
-
-async def _await(value: Any) -> Any:
-    return await value
 
 
 class Pool:
@@ -156,13 +148,14 @@ class Pool:
             elif not self.isolated:
                 _raise_in(job.thread, Stopped)
 
-    def owns(self, job: Job, child: Any) -> None:
-        """The handler runs in this child; its time counts from now. It is killed if the job was stopped meanwhile."""
+    def owns(self, job: Job, child: Any) -> bool:
+        """The handler runs in this child, its time counts from now; None: no more. Whether the job was not stopped."""
         with self._lock:
             job.child = child
             job.deadline_s = boot_s() + job.row["timeout_s"]
-            if job.why is not None:
+            if job.why is not None and child is not None:
                 child.kill()
+            return job.why is None
 
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""
@@ -250,24 +243,29 @@ class Pool:
         if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
             job.late_s = max(0.0, (self._clock.now_us() - _due(row["due_at"])[0]) / 1e6)
         try:
-            value = self._call(job, run_of(row))
-            result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
-            if result is not None and len(result.encode()) > RESULT_BYTES:
-                raise ValueError(f"the handler's result has more than {RESULT_BYTES} bytes")
-            return Outcome(job.held, "succeeded", result=result)
+            return Outcome(job.held, "succeeded", result=as_json(self._call(job, run_of(row))))
         except Stopped:
             return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
         except BaseException as error:
             if job.why is not None:
                 return _failed(job, job.why, f"stopped after {boot_s() - job.begun_s:.1f} s")
-            return _failed(job, "failed", f"{type(error).__name__}: {_text(error)}")
+            return _failed(job, "failed", described(error))
 
 
-def _text(error: BaseException) -> str:
+def as_json(value: Any) -> str | None:
+    """What is stored of a handler's result; ValueError or TypeError when it cannot be."""
+    result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if result is not None and len(result) > RESULT_BYTES:  # it is ASCII
+        raise ValueError(f"the handler's result has more than {RESULT_BYTES} bytes")
+    return result
+
+
+def described(error: BaseException) -> str:
+    """The type and the text of an error, as it is stored."""
     try:
-        return str(error)
+        return str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
     except Exception:
-        return "it has no text"
+        return f"{type(error).__name__}: it has no text"
 
 
 def run_of(row: dict[str, Any]) -> Run:
