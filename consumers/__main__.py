@@ -12,7 +12,7 @@ from clockjack.ledger.database import Database
 from clockjack.settings import for_process
 from consumers import builtin
 from consumers.execution import Job
-from consumers.isolation import Children, invoke
+from consumers.isolation import Children
 from consumers.worker import BatchWorker
 
 
@@ -39,7 +39,7 @@ def main() -> int:
             raise UnknownHandler(f"no consumer of queue {settings.queue!r} knows a handler named {run.handler!r}")
         if children is not None:
             return children.call(run, database.clock.now_us(), lambda child: worker.engine.pool.owns(job, child))
-        return invoke(function, run)
+        return function(run)  # or a coroutine, which the pool awaits
 
     gc.collect()
     gc.freeze()  # a batch makes thousands of objects that live for milliseconds: looking through all others costs more

@@ -24,7 +24,8 @@ from typing import Any
 from clockjack.handlers import Run, load
 from clockjack.settings import Settings
 from consumers import builtin
-from consumers.execution import Failed, as_json, described
+from consumers.handling import Failed, as_json, described
+from consumers.waiting import wait_for
 
 READY = 8
 RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
@@ -146,17 +147,13 @@ class Children:
 def invoke(function: Callable[[Run], Any], run: Run) -> Any:
     """What the handler returns; a coroutine is run to its end in a loop of its own."""
     value = function(run)
-    return asyncio.run(_await(value)) if inspect.isawaitable(value) else value
-
-
-async def _await(value: Any) -> Any:
-    return await value
+    return asyncio.run(wait_for(value)) if inspect.isawaitable(value) else value
 
 
 def _serve(pipe: Connection, settings: Settings) -> None:
-    from consumers.mortal import die_with_parent
+    from consumers.mortal import die_with_server
 
-    die_with_parent()
+    die_with_server()
     os.setpgid(0, 0)  # so that what a handler starts can be killed with it
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
