@@ -272,7 +272,7 @@ class Pool:
         except BaseException as error:
             outcome = _of_error(job, error)
         with self._lock:
-            given_up, job.state = job.state == "over", "over"
+            given_up, job.state, job.child = job.state == "over", "over", None
         self._ended(job, outcome, given_up)
         self._slots.put(None)
 
