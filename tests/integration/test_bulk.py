@@ -250,6 +250,7 @@ def test_a_lost_commit_is_not_made_twice(database: Database, monkeypatch: pytest
 
 
 @pytest.mark.mysql
+@pytest.mark.xdist_group("heavy")
 def test_beside_the_claim_nothing_is_lost_and_nothing_deadlocks(database: Database) -> None:
     before = select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")
     for _ in range(3):

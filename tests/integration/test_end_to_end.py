@@ -16,7 +16,7 @@ from clockjack.ledger.database import Database
 from clockjack.queues import Queues
 from tests.integration.life import select
 
-pytestmark = pytest.mark.mysql
+pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 ROOT = Path(__file__).parents[2]
 
 

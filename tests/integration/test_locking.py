@@ -15,7 +15,7 @@ from clockjack.ledger.database import Database
 from clockjack.ledger.finish import Outcome, finish
 from tests.integration.life import held, popped, select, sql
 
-pytestmark = pytest.mark.mysql
+pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 SECONDS = 4.0
 
 
