@@ -110,9 +110,12 @@ def queues(redis_url: str) -> Queues:
     return Queues(redis_url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serving(migrated_url: str, redis_server: servers.Server) -> Iterator[Producer]:
-    """A producer that every test may ask and none may end: to start one takes a second of a processor."""
+    """A producer that all tests of a module may ask and none may end: to start one takes a second of a processor.
+
+    It looks at Redis now and then, so it is gone before the tests of another module that count what is asked there.
+    """
     producer = Producer(migrated_url, redis_server.url)
     producer.start()
     yield producer

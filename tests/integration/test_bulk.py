@@ -80,7 +80,7 @@ def state_of(database: Database, task_id: int) -> dict[str, Any]:
     """All that control may have written, without what depends on the moment or the id."""
     row = task(database, task_id)
     seeded = row["jitter_s"] > 0
-    runs = select(database, "SELECT * FROM runs WHERE task_id = :t", t=task_id)
+    runs = select(database, "SELECT * FROM runs WHERE task_id = :t ORDER BY due_at", t=task_id)
     events = select(database, "SELECT * FROM task_events WHERE task_id = :t ORDER BY id", t=task_id)
     ends = [
         run["skipped_until"] if run["skipped_until"] in (None, row["next_run_at"]) else "now"

@@ -30,6 +30,12 @@ def deadlocks(database: Database) -> int:
     return int(found[0]["Value"])
 
 
+def latest_deadlock(database: Database) -> str:
+    """What the server tells of the last one: who waited for what."""
+    status = str(select(database, "SHOW ENGINE INNODB STATUS")[0]["Status"])
+    return status.partition("LATEST DETECTED DEADLOCK")[2].partition("\nTRANSACTIONS\n")[0]
+
+
 class Load:
     """Threads that claim, start (each message twice), beat, finish, look again, edit and register, until `over`."""
 
@@ -166,7 +172,7 @@ def test_all_writers_at_once(database: Database, database_url: str, overlaps: tu
     for thread in threads:
         thread.join(10)
     assert load.errors == []
-    assert deadlocks(database) == before
+    assert deadlocks(database) == before, latest_deadlock(database)
     assert len(load.executed) == len(set(load.executed)) > 50, "an attempt was started twice"
     if overlaps != ("allow",):
         live = select(database, "SELECT COUNT(*) AS n FROM runs WHERE live_task_id IS NOT NULL AND wake_at IS NULL")
