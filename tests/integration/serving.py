@@ -31,4 +31,4 @@ class Producer:
     def end(self, how: int) -> int:
         self.process.send_signal(how)
         self.process.stdout.close()
-        return self.process.wait(10)
+        return self.process.wait(30)
