@@ -4,6 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 UV := uv==0.13.*
+SPREAD := -n auto --dist loadgroup # a process for each core, with servers of its own: tests/conftest.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time bench bench-peers lock clean
@@ -34,10 +35,10 @@ check: setup-dev ## format, lint, types, import law, dependency law, unit tests
 	$(BIN)/pytest -q tests/unit
 
 test: setup-dev ## unit and integration tests on servers of their own
-	$(BIN)/pytest -q tests/unit tests/integration
+	$(BIN)/pytest -q $(SPREAD) tests/unit tests/integration
 
 test-mysql: setup-dev ## the ledger and one end-to-end test on Oracle's MySQL, unpacked privately
-	CLOCKJACK_TEST_FLAVOUR=mysql $(BIN)/pytest -q -m mysql tests/integration
+	CLOCKJACK_TEST_FLAVOUR=mysql $(BIN)/pytest -q $(SPREAD) -m mysql tests/integration
 
 prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 	@exec $(BIN)/python -m tests.prove.foundation

@@ -1,12 +1,14 @@
-"""Real servers for the tests: one private pair a session, emptied for each test.
+"""Real servers for the tests: one private pair for each process of a run, emptied for each test.
 
 CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
-emptied!). The last line of the output names the server that it ran on, or says NOT RUN and why, which is an error with
-CLOCKJACK_REQUIRE_MYSQL=1.
+emptied!) and in one process. The last lines of the output name the server that it ran on, or say NOT RUN and why, which
+is an error with CLOCKJACK_REQUIRE_MYSQL=1.
 """
 
+import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +25,9 @@ from clockjack.queues import Queues
 from clockjack.settings import Settings
 from deploy import servers
 from producer.app import create_app
+from tests import said
+from tests.integration.serving import Producer
 
-ran_on = {"database": "", "not_run": ""}
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
 
 
@@ -36,15 +39,20 @@ def server_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def database_server(server_directory: Path) -> Iterator[servers.Server | None]:
+def database_server(
+    server_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[servers.Server | None]:
     if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):
         yield None
         return
     flavour = os.environ.get("CLOCKJACK_TEST_FLAVOUR", "mariadb")
     try:
-        server = servers.database(server_directory / "database", flavour=flavour)
+        # one after the other: the first process fetches the programs and makes the system tables for all
+        with open(tmp_path_factory.getbasetemp().parent / "database.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            server = servers.database(server_directory / "database", flavour=flavour)
     except servers.ServerUnavailable as error:
-        ran_on["not_run"] = str(error)
+        said.lines.add(f"NOT RUN: {error}")
         if flavour != "mysql" or os.environ.get("CLOCKJACK_REQUIRE_MYSQL"):
             raise
         pytest.skip(f"MySQL cannot be had here: {error}")
@@ -63,27 +71,23 @@ def redis_server(server_directory: Path) -> Iterator[servers.Server]:
 def migrated_url(database_server: servers.Server | None) -> str:
     url = os.environ.get("CLOCKJACK_TEST_MYSQL_URL") or database_server.url
     migrate(url)
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        ran_on["database"] = str(connection.execute(sa.text("SELECT VERSION()")).scalar_one())
-    engine.dispose()
     return url
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if ran_on["database"]:
-        terminalreporter.write_line(f"SELECT VERSION(): {ran_on['database']}")
-    elif ran_on["not_run"]:
-        terminalreporter.write_line(f"NOT RUN: {ran_on['not_run']}")
+@pytest.fixture(scope="session")
+def emptier(migrated_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(migrated_url, pool_size=1, pool_pre_ping=True)  # some tests kill the server
+    with engine.connect() as connection:
+        said.lines.add(f"SELECT VERSION(): {connection.execute(sa.text('SELECT VERSION()')).scalar_one()}")
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
-def database_url(migrated_url: str) -> str:
-    engine = sa.create_engine(migrated_url)
-    with engine.begin() as connection:
+def database_url(migrated_url: str, emptier: sa.Engine) -> str:
+    with emptier.begin() as connection:
         for table in TABLES:
             connection.execute(sa.text(f"DELETE FROM {table}"))
-    engine.dispose()
     return migrated_url
 
 
@@ -104,6 +108,18 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def queues(redis_url: str) -> Queues:
     return Queues(redis_url)
+
+
+@pytest.fixture(scope="module")
+def serving(migrated_url: str, redis_server: servers.Server) -> Iterator[Producer]:
+    """A producer that all tests of a module may ask and none may end: to start one takes a second of a processor.
+
+    It looks at Redis now and then, so it is gone before the tests of another module that count what is asked there.
+    """
+    producer = Producer(migrated_url, redis_server.url)
+    producer.start()
+    yield producer
+    producer.end(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_each_occurrence_without_a_row_gets_one(database: Database, since: datet
     }
     assert [(run["wake_at"] - run["claimed_at"]).total_seconds() for run in found] == [0, 0.5, 1, 1.5, 2]
     assert task(database, task_id) == before, "max_runs is not counted, and nothing else moves"
-    event = select(database, "SELECT * FROM task_events WHERE task_id = :t", t=task_id)[-1]
+    event = select(database, "SELECT * FROM task_events WHERE task_id = :t ORDER BY id", t=task_id)[-1]
     assert (event["action"], event["actor"]) == ("backfilled", "test")
     assert since.isoformat() + "Z" in event["detail"]
     again = fill(database, task_id, since, 5)

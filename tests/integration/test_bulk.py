@@ -80,7 +80,7 @@ def state_of(database: Database, task_id: int) -> dict[str, Any]:
     """All that control may have written, without what depends on the moment or the id."""
     row = task(database, task_id)
     seeded = row["jitter_s"] > 0
-    runs = select(database, "SELECT * FROM runs WHERE task_id = :t", t=task_id)
+    runs = select(database, "SELECT * FROM runs WHERE task_id = :t ORDER BY due_at", t=task_id)
     events = select(database, "SELECT * FROM task_events WHERE task_id = :t ORDER BY id", t=task_id)
     ends = [
         run["skipped_until"] if run["skipped_until"] in (None, row["next_run_at"]) else "now"
@@ -250,6 +250,7 @@ def test_a_lost_commit_is_not_made_twice(database: Database, monkeypatch: pytest
 
 
 @pytest.mark.mysql
+@pytest.mark.xdist_group("heavy")
 def test_beside_the_claim_nothing_is_lost_and_nothing_deadlocks(database: Database) -> None:
     before = select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")
     for _ in range(3):

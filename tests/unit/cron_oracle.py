@@ -20,13 +20,13 @@ from zoneinfo import ZoneInfo
 
 from clockjack import schedules
 from clockjack.schedules import Schedule
+from tests.said import compared
 from tests.unit import zone_files
 
 MINUTE = timedelta(minutes=1)
 CORRECTION = timedelta(hours=3)
 GAPS, FOLDS = ("run_after", "skip"), ("first", "last", "both")
 Options = tuple[str, str]
-compared = {"windows": 0, "differences": 0}  # by this process so far
 DEFAULT: Options = ("run_after", "first")
 WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]

@@ -204,13 +204,13 @@ BAD = [
 @pytest.mark.parametrize("rrule", BAD, ids=lambda rrule: ascii(rrule)[:50])
 def test_bad_rules_are_refused_by_name_and_soon(rrule: str) -> None:
     schedule = Schedule(rrule=rrule, start_at=datetime(2027, 1, 31, 9))
-    begun = time.perf_counter()
+    begun = time.process_time()
     for attempt in (lambda: validate(schedule), lambda: next_after(schedule, OPEN)):
         with pytest.raises(ScheduleError) as refused:
             attempt()
         assert refused.value.field == "rrule"
         assert 20 < len(str(refused.value)) < 700
-    assert time.perf_counter() - begun < 0.25
+    assert time.process_time() - begun < 0.25
 
 
 @pytest.mark.parametrize("rrule", [
@@ -222,13 +222,13 @@ def test_costly_rules_take_milliseconds(rrule: str) -> None:
     """The bound is for a busy machine; on an idle one each takes less than 20 ms at its first use, then microseconds."""
     schedule = Schedule(rrule=rrule, start_at=OPEN)
     recurrence.parse.cache_clear()
-    begun = time.perf_counter()
+    begun = time.process_time()
     validate(schedule)
     first = next_after(schedule, OPEN)
     assert first
     assert is_occurrence(schedule, first)
     next_after(schedule, datetime(2150, 1, 1))
-    assert time.perf_counter() - begun < 0.25
+    assert time.process_time() - begun < 0.25
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -323,7 +323,7 @@ def test_cost_of_many_tasks_that_share_expressions() -> None:
     schedules = [Schedule(cron=cron, timezone="Europe/Berlin") for cron in cron_oracle.EXPRESSIONS[:50]] * 20
     for schedule in schedules[:50]:
         next_after(schedule, OPEN)  # parsed, and the year's changes known
-    begun = time.perf_counter()
+    begun = time.process_time()
     for schedule in schedules:
         next_after(schedule, OPEN + timedelta(days=100))
-    assert (time.perf_counter() - begun) / len(schedules) < 100e-6
+    assert (time.process_time() - begun) / len(schedules) < 100e-6
