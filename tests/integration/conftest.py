@@ -1,8 +1,8 @@
 """Real servers for the tests: one private pair a session, emptied for each test.
 
 CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
-emptied!). The last line of the output names the server that it ran on, or says NOT RUN and why, which is an error with
-CLOCKJACK_REQUIRE_MYSQL=1.
+emptied!). What the product does, it does as the users of deploy/grants.sql. The last line of the output names the
+server that it ran on, or says NOT RUN and why, which is an error with CLOCKJACK_REQUIRE_MYSQL=1.
 """
 
 import os
@@ -21,8 +21,9 @@ from clockjack.ledger.database import Database
 from clockjack.ledger.migrate import migrate
 from clockjack.queues import Queues
 from clockjack.settings import Settings
-from deploy import servers
+from deploy import grants, servers
 from producer.app import create_app
+from tests.integration.life import owner
 
 ran_on = {"database": "", "not_run": ""}
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
@@ -77,8 +78,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"NOT RUN: {ran_on['not_run']}")
 
 
+@pytest.fixture(scope="session")
+def users(migrated_url: str) -> dict[str, str]:
+    """The URL of each user of deploy/grants.sql; `stages` may do what the three stages may, and has no right else."""
+    if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):  # the administrator of that server is somebody else
+        return dict.fromkeys((*grants.STAGES, "sql_producer", "stages"), migrated_url)
+    urls = grants.users(migrated_url)
+    owner = sa.create_engine(migrated_url)
+    with owner.connect() as connection:
+        connection.exec_driver_sql("CREATE USER 'stages'@'%%' IDENTIFIED BY 'stages'")
+        for statement in grants.statements("clockjack"):
+            granted, _, user = statement.rpartition(" TO ")
+            if granted and user.split("'")[1] in grants.STAGES:
+                connection.exec_driver_sql(f"{granted} TO 'stages'@'%%'")
+    owner.dispose()
+    url = sa.make_url(migrated_url).set(username="stages", password="stages")
+    return urls | {"stages": url.render_as_string(hide_password=False)}
+
+
 @pytest.fixture
-def database_url(migrated_url: str) -> str:
+def owner_url(migrated_url: str) -> str:
+    """Of whom the database belongs to; the tables are empty."""
     engine = sa.create_engine(migrated_url)
     with engine.begin() as connection:
         for table in TABLES:
@@ -88,16 +108,25 @@ def database_url(migrated_url: str) -> str:
 
 
 @pytest.fixture
+def database_url(owner_url: str, users: dict[str, str]) -> str:
+    """Of a user who may do what the three stages may; the tables are empty."""
+    return users["stages"]
+
+
+@pytest.fixture
 def redis_url(redis_server: servers.Server) -> str:
     Queues(redis_server.url).redis.flushall()
     return redis_server.url
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url: str, owner_url: str) -> Iterator[Database]:
+    """What the product works on; what tests do beside it by `life.sql` and `life.insert` is done by the owner."""
     database = Database(database_url, size=6)
+    database.owner = Database(owner_url, size=2)  # type: ignore[attr-defined]
     database.now()
     yield database
+    database.owner.close()  # type: ignore[attr-defined]
     database.close()
 
 
@@ -107,8 +136,8 @@ def queues(redis_url: str) -> Queues:
 
 
 @pytest.fixture
-def app(database_url: str, redis_url: str) -> Any:
-    return create_app(Settings(database_url=database_url, redis_url=redis_url))
+def app(database_url: str, redis_url: str, users: dict[str, str]) -> Any:
+    return create_app(Settings(database_url=users["producer"], redis_url=redis_url))
 
 
 @pytest.fixture
@@ -119,6 +148,6 @@ def anonymous(app: Any) -> Iterator[TestClient]:
 
 @pytest.fixture
 def http(anonymous: TestClient, database: Database) -> TestClient:
-    key = database.transaction(lambda c: keys.create(c, "default", "test"))
+    key = owner(database).transaction(lambda c: keys.create(c, "default", "test"))
     anonymous.headers["Authorization"] = f"Bearer {key}"
     return anonymous
