@@ -32,6 +32,8 @@ def _distinct(offsets_s: list[int]) -> list[int]:
 def _in_a_path(group_key: str) -> str:
     if any(part in ("", ".", "..") for part in group_key.split("/")):
         raise ValueError("has a part between slashes that is empty, . or .., which is lost in a URL")
+    if "\ufffd" in group_key:  # two URLs whose bytes are no UTF-8 would name one group
+        raise ValueError("has characters that are not valid UTF-8")
     return group_key
 
 

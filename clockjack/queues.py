@@ -16,59 +16,34 @@ runs must not overlap; handler and payload come from MySQL, which also decides w
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.retry import Retry
+from redis.exceptions import RedisError, ResponseError
 
+from clockjack import messages
 from clockjack.ledger.advance import Ready
-from clockjack.ledger.database import from_us, to_us
+from clockjack.ledger.database import to_us
 from clockjack.ledger.runs import Popped
-from clockjack.reach import Reach
+from clockjack.reach import Reach, connect
 
-__all__ = ["Queues", "RedisError", "job_id"]
+__all__ = ["Queues", "RedisError", "connect", "job_id"]
 
 ENTRY = "consumers.entry.execute"
 LONGEST_LIST = 100_000
 PUSH_AT_ONCE = 100
 RELEASE_AT_ONCE = 2_000
 ANNOUNCED_S = 10
-TIMEOUT_S = 1.0
-
-
-class Client(Redis):
-    """Calls fail at once while Redis is away."""
-
-    reach: Reach | None = None
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """The answer."""
-        self._check()
-        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-
-    def pipeline(self, *args: Any, **options: Any) -> Any:
-        """Commands that are sent together."""
-        self._check()
-        return super().pipeline(*args, **options)
-
-    def _check(self) -> None:
-        if self.reach is not None and self.reach.away:
-            raise RedisConnectionError("Redis is away")
-
-
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Client:
-    """A client whose calls end within `timeout_s` and are never sent twice behind our back."""
-    client = Client.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
-    )
-    return cast(Client, client)
+OLDEST_AGE_S = 86_400.0  # so long a job is kept
+MOST_QUEUES, LONGEST_NAME = 10_000, 64
+TYPES = {
+    "rq:queues": b"set",
+    "clockjack:consumers": b"set",
+    "clockjack:nudge": b"list",
+    "clockjack:epoch": b"string",
+}
 
 
 def job_id(run_id: int, attempt: int) -> str:
@@ -88,7 +63,7 @@ class Queues:
         self.redis.reach = self.reach
         lua = files("clockjack") / "lua"
         self._push, self._release, self._step, self._give_back, self._forget = (
-            self.redis.register_script((lua / f"{name}.lua").read_text())
+            self.redis.register_script((lua / "typed.lua").read_text() + (lua / f"{name}.lua").read_text())
             for name in ("push", "release", "step", "give_back", "forget")
         )
 
@@ -120,7 +95,8 @@ class Queues:
         if not names:
             return [], None
         soonest, *moved = self._release(args=[now_us, RELEASE_AT_ONCE, LONGEST_LIST, *names])
-        return [int(float(due)) for due in moved], int(soonest) if int(soonest) >= 0 else None
+        due_us = [int(score) for score in map(float, moved) if 0 < score < messages.LAST_US]
+        return due_us, int(soonest) if int(soonest) >= 0 else None
 
     def step(
         self, queue: str, worker: str, now_us: int, room: tuple[int, int, int], done: Sequence[str]
@@ -131,7 +107,7 @@ class Queues:
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
         suspended, *data = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
-        return _popped(data), bool(suspended)
+        return messages.popped(data), bool(suspended)
 
     def give_back(self, queue: str, worker: str, popped: Sequence[Popped], now_us: int) -> None:
         """Popped jobs are queued again, due ones at the head."""
@@ -141,26 +117,38 @@ class Queues:
     def keep(self, queue: str, worker: str, jobs: Sequence[str], now_us: int) -> None:
         """The jobs in hand stay in RQ's started registry for another minute; entries nobody keeps are gone."""
         key, now_s = f"rq:wip:{queue}", now_us // 1_000_000
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.zremrangebyscore(key, "-inf", now_s)
-        if jobs:
-            pipe.zadd(key, {f"{job}:{worker}": now_s + 60 for job in jobs}, xx=True)
-        pipe.execute()
+
+        def write() -> None:
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.zremrangebyscore(key, "-inf", now_s)
+            if jobs:
+                pipe.zadd(key, {f"{job}:{worker}": now_s + 60 for job in jobs}, xx=True)
+            pipe.execute()
+
+        self._typed(write, {key: b"zset"})
 
     def nudge(self, what: str = "claim") -> None:
         """A dispatcher looks at the tasks (or, with `look`, at the runs) now instead of at its next poll."""
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.lpush("clockjack:nudge", what)
-        pipe.ltrim("clockjack:nudge", 0, 7)
-        pipe.execute()
+
+        def write() -> None:
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.lpush("clockjack:nudge", what)
+            pipe.ltrim("clockjack:nudge", 0, 7)
+            pipe.execute()
+
+        self._typed(write)
 
     def announce(self, name: str, queue: str, handlers: Iterable[str], concurrency: int) -> None:
         """For 10 s this consumer is known to serve `queue` and `handlers`."""
         value = json.dumps({"queue": queue, "handlers": sorted(handlers), "concurrency": concurrency})
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.sadd("clockjack:consumers", name)
-        pipe.set(f"clockjack:consumer:{name}", value, ex=ANNOUNCED_S)
-        pipe.execute()
+
+        def write() -> None:
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.sadd("clockjack:consumers", name)
+            pipe.set(f"clockjack:consumer:{name}", value, ex=ANNOUNCED_S)
+            pipe.execute()
+
+        self._typed(write)
 
     def withdraw(self, name: str) -> None:
         """This consumer serves nothing any more."""
@@ -169,14 +157,15 @@ class Queues:
 
     def consumers(self) -> dict[str, dict[str, Any]]:
         """Live consumers by name: {queue, handlers, concurrency}."""
-        names = sorted(_text(name) for name in self.redis.smembers("clockjack:consumers"))
+        names: list[bytes] = sorted(self._typed(lambda: self.redis.smembers("clockjack:consumers")))
         if not names:
             return {}
-        values = self.redis.mget([f"clockjack:consumer:{name}" for name in names])
-        gone = [name for name, value in zip(names, values, strict=True) if value is None]
+        values: Any = self.redis.mget([_CONSUMER + name for name in names])
+        found = dict(zip(names, map(messages.consumer, values), strict=True))
+        gone = [name for name, told in found.items() if told is None]
         if gone:
             self.redis.srem("clockjack:consumers", *gone)
-        return {name: json.loads(value) for name, value in zip(names, values, strict=True) if value is not None}
+        return {_text(name): told for name, told in found.items() if told is not None}
 
     def served(self) -> dict[str, set[str]]:
         """Handlers that live consumers announced, by queue."""
@@ -186,8 +175,13 @@ class Queues:
         return found
 
     def names(self) -> list[str]:
-        """The queues that hold or held something."""
-        return sorted(_text(key).removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues"))
+        """The queues that hold or held something, the first 10,000; what can be none of ours is taken out."""
+        keys: set[bytes] = self._typed(lambda: self.redis.smembers("rq:queues"))
+        names = {key: _text(key).removeprefix("rq:queue:") for key in keys}
+        odd = [key for key, name in names.items() if f"rq:queue:{name}".encode() != key or len(name) > LONGEST_NAME]
+        if odd:
+            self.redis.srem("rq:queues", *odd)
+        return sorted(names[key] for key in keys.difference(odd))[:MOST_QUEUES]
 
     def forget(self, queue: str) -> bool:
         """The queue is no longer listed, if it holds nothing; returns whether it was. A push lists it again."""
@@ -203,14 +197,11 @@ class Queues:
         pipe = self.redis.pipeline(transaction=False)
         for name in names:
             pipe.lindex(f"rq:queue:{name}", 0)
-        heads = pipe.execute()
+        heads = pipe.execute(raise_on_error=False)  # of a key that is no list there is no head
         for head in heads:
-            pipe.hget(f"rq:job:{(head or b'').decode(errors='replace')}", "data")
-        found = [_popped([data]) if data else [] for data in pipe.execute()]
-        return {
-            name: max(0.0, (now_us - max(to_us(one[0].due_at), one[0].pushed_us)) / 1e6) if one else 0.0
-            for name, one in zip(names, found, strict=True)
-        }
+            pipe.hget(b"rq:job:" + (head if isinstance(head, bytes) else b""), "data")
+        jobs = pipe.execute(raise_on_error=False)
+        return {name: _age_s(data, now_us) for name, data in zip(names, jobs, strict=True)}
 
     def status(self, now_us: int | None = None) -> list[dict[str, Any]]:
         """Each queue: waiting, staged, started (counts), oldest_age_s, consumers."""
@@ -225,7 +216,8 @@ class Queues:
             pipe.llen(f"rq:queue:{name}")
             pipe.zcard(f"clockjack:staged:{name}")
             pipe.zcount(f"rq:wip:{name}", now_us // 1_000_000, "+inf")
-            waiting, staged, started = pipe.execute()
+            counts = pipe.execute(raise_on_error=False)
+            waiting, staged, started = (number if isinstance(number, int) else 0 for number in counts)
             found.append(
                 {
                     "queue": name,
@@ -240,8 +232,12 @@ class Queues:
 
     def epoch(self) -> str:
         """The name of the data that Redis holds now; a new one where it had none."""
-        self.redis.set("clockjack:epoch", uuid.uuid4().hex, nx=True)
-        return _text(self.redis.get("clockjack:epoch") or b"")
+
+        def read() -> Any:
+            self.redis.set("clockjack:epoch", uuid.uuid4().hex, nx=True)
+            return self.redis.get("clockjack:epoch") or b""
+
+        return _text(self._typed(read)[:100])
 
     def check(self) -> list[str]:
         """What is wrong with this Redis, in words; an empty list when nothing is."""
@@ -256,24 +252,31 @@ class Queues:
             ]
         return []
 
+    def _typed(self, call: Callable[[], Any], types: Mapping[str, bytes] | None = None) -> Any:
+        """What `call` answers. A key whose type is not ours was written by somebody else: it is deleted, once."""
+        try:
+            return call()
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+        for key, kind in {**TYPES, **(types or {})}.items():
+            if self.redis.type(key) not in (kind, b"none"):
+                self.redis.delete(key)
+        return call()
+
+
+_CONSUMER = b"clockjack:consumer:"
+
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
-def _popped(data: Sequence[bytes]) -> list[Popped]:
-    """What these messages say, without those that cannot be read."""
-    try:  # all at once; one by one only if one of them spoils it
-        return [_message(*one[2]) for one in json.loads(b"[" + b",".join(data) + b"]")]
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
-        return [p for one in data for p in _popped([one])] if len(data) > 1 else []
-
-
-def _message(run_id: int, due_us: int, attempt: int, pushed_us: int = 0, task_id: int | None = None) -> Popped:
-    return Popped(int(run_id), _due(int(due_us)), int(attempt), int(pushed_us), int(task_id) if task_id else None)
-
-
-_due = lru_cache(4096)(from_us)  # runs of one batch are often due at the same instant
+def _age_s(data: Any, now_us: int) -> float:
+    """How long the job with this data has waited; of what is no job of ours, 0."""
+    one = messages.popped([data]) if isinstance(data, bytes) and data else []
+    waits_us = now_us - max(to_us(one[0].due_at), one[0].pushed_us) if one else 0
+    return min(OLDEST_AGE_S, max(0.0, waits_us / 1e6))
 
 
 def _iso(us: int) -> str:

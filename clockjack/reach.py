@@ -2,11 +2,18 @@
 
 import logging
 import time
+from typing import Any, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 log = logging.getLogger("clockjack.redis")
 
 AWAY_S = 2.0
 PROBE_S = 0.5
+TIMEOUT_S = 1.0
 
 
 class Reach:
@@ -35,3 +42,31 @@ class Reach:
         if self.away and not self._told:
             self._told = True
             log.warning("Redis cannot be reached (%s): working without it", why, extra={"action": "redis_away"})
+
+
+class Client(Redis):
+    """Calls fail at once while Redis is away."""
+
+    reach: Reach | None = None
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The answer."""
+        self._check()
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        """Commands that are sent together."""
+        self._check()
+        return super().pipeline(*args, **options)
+
+    def _check(self) -> None:
+        if self.reach is not None and self.reach.away:
+            raise RedisConnectionError("Redis is away")
+
+
+def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Client:
+    """A client whose calls end within `timeout_s` and are never sent twice behind our back."""
+    client = Client.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
+    )
+    return cast(Client, client)

@@ -27,6 +27,7 @@ from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError, connect
 from clockjack.reach import PROBE_S
 from clockjack.settings import Settings
+from consumers import inert  # noqa: F401  RQ runs nothing that Redis holds
 from consumers.engine import Engine
 from consumers.entry import execute
 
@@ -205,8 +206,10 @@ class BatchWorker(Worker):
     def handle_payload(self, message: Any) -> None:
         """RQ's commands: `shutdown` stops like SIGTERM, `stop-job` ends that handler; others are ignored."""
         try:
-            payload = parse_payload(message)
-        except (ValueError, AttributeError, TypeError):
+            payload: Any = parse_payload(message)
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            return
+        if not isinstance(payload, dict):
             return
         if payload.get("command") == "shutdown":
             self.request_stop()

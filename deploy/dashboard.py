@@ -16,11 +16,10 @@ from a2wsgi import WSGIMiddleware
 from flask import Flask, Response, request
 from flask.templating import DispatchingJinjaLoader
 from rq.exceptions import NoSuchJobError
-from rq.serializers import DefaultSerializer, JSONSerializer
+from rq.serializers import JSONSerializer
 from rq_dashboard.web import blueprint, config, setup_rq_connection
 
-# Whoever can write to Redis could else run code here: rq unpickles wherever nobody named a serializer, --json or not.
-DefaultSerializer.loads, DefaultSerializer.dumps = JSONSerializer.loads, JSONSerializer.dumps
+import consumers.inert  # noqa: F401  whoever can write to Redis could else run code here
 
 USER = "clockjack"
 CHANGES_STATE = {"rq_dashboard.requeue_all"}  # answers GET, and must not

@@ -52,12 +52,14 @@ class Supervisor:
         log_dir: str | Path,
         ports: Mapping[str, int] | None = None,
         grace_s: float = GRACE_S,
+        own_env: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._commands = read_procfile(procfile)
         if unknown := set(scale) - set(self._commands):
             raise ValueError(f"{procfile} has no line {', '.join(sorted(unknown))}; it has {', '.join(self._commands)}")
         self._wanted = dict(scale)
         self._env = dict(env)
+        self._own_env = dict(own_env or {})  # what only the processes of one line are told
         self._log_dir = Path(log_dir)
         self._cwd = Path(procfile).resolve().parent
         self._ports = dict(ports or {})
@@ -139,11 +141,12 @@ class Supervisor:
 
     def _spawn(self, child: Child, now: float) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{self._env.get('PATH', os.defpath)}"
+        line = child.name.split(".")[0]
         with open(self._log_dir / f"{child.name}.log", "ab") as log:
             child.process = subprocess.Popen(
                 ["/bin/sh", "-c", child.command],
                 cwd=self._cwd,
-                env={**self._env, "PATH": path, "PORT": str(child.port)},
+                env={**self._env, **self._own_env.get(line, {}), "PATH": path, "PORT": str(child.port)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

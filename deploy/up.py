@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy import servers
+from deploy import grants, servers
 from deploy.programs import ServerUnavailable
 from deploy.supervisor import Supervisor, free_port, read_scale
 
@@ -94,9 +94,10 @@ def up(home: Path, scale: Mapping[str, int], stopped: Callable[[], bool]) -> Non
         password = secrets.token_urlsafe(12)
         env = environment(database_url, redis_url, CLOCKJACK_DASHBOARD_PASSWORD=password)
         clockjack(env, "migrate")
+        own_env = {} if os.environ.get("CLOCKJACK_DATABASE_URL") else grants.own_env(grants.users(database_url))
         api_key = first_api_key(home, env)
         ports = {"producer.1": free_port(HTTP_PORT), "dashboard.1": free_port(DASHBOARD_PORT)}
-        supervisor = Supervisor(ROOT / "Procfile", scale, env, home / "log", ports=ports).start()
+        supervisor = Supervisor(ROOT / "Procfile", scale, env, home / "log", ports=ports, own_env=own_env).start()
         try:
             state: dict[str, Any] = {
                 "http": f"http://127.0.0.1:{ports['producer.1']}",

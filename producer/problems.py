@@ -33,6 +33,7 @@ CODES = {
     "unauthorized": (401, "A valid API key is needed", "Send `Authorization: Bearer cj_…`; `clockjack keys create`."),
     "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
     "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
+    "too-slow": (408, "The request took too long to arrive", "The body has to come within 20 seconds."),
     "state-conflict": (409, "The task's state does not allow this", "Read the task and decide anew."),
     "precondition-failed": (412, "The task is of another version", "Read the task, decide anew, send its new ETag."),
     "too-large": (413, "The request is too large", "A body has at most 128 KiB, a payload at most 64 KiB."),

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import anyio
 from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -16,6 +17,7 @@ from clockjack.ledger.database import Database
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
+BODY_WITHIN_S = 20.0
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
 
@@ -82,16 +84,20 @@ async def caller(request: Request) -> Caller:
 
 
 async def body(request: Request) -> Body:
-    """The body, at most 128 KiB, also when it comes without a length."""
+    """The body: at most 128 KiB, also when it comes without a length, and within 20 s."""
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
         raise Problem("too-large", headers={"Connection": "close"})
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise Problem("too-large", headers={"Connection": "close"})
-        parts.append(part)
+    try:
+        with anyio.fail_after(BODY_WITHIN_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise Problem("too-large", headers={"Connection": "close"})
+                parts.append(part)
+    except TimeoutError:
+        raise Problem("too-slow", headers={"Connection": "close"}) from None
     return Body(b"".join(parts))
 
 

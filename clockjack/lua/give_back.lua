@@ -2,14 +2,14 @@
 -- ARGV: queue, worker, now_us, then per job: id, due_us
 for i = #ARGV - 1, 4, -2 do
   local id, due = ARGV[i], ARGV[i + 1]
-  redis.call('ZREM', 'rq:wip:' .. ARGV[1], id .. ':' .. ARGV[2])
+  on('ZREM', 'rq:wip:' .. ARGV[1], id .. ':' .. ARGV[2])
   if redis.call('EXISTS', 'rq:job:' .. id) == 1 then
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
+    on('HSET', 'rq:job:' .. id, 'status', 'queued')
     redis.call('PERSIST', 'rq:job:' .. id)
     if tonumber(due) > tonumber(ARGV[3]) then
-      redis.call('ZADD', 'clockjack:staged:' .. ARGV[1], due, id)
+      on('ZADD', 'clockjack:staged:' .. ARGV[1], due, id)
     else
-      redis.call('LPUSH', 'rq:queue:' .. ARGV[1], id)
+      on('LPUSH', 'rq:queue:' .. ARGV[1], id)
     end
   end
 end

@@ -4,9 +4,9 @@
 local now, most, moved, soonest = tonumber(ARGV[1]), tonumber(ARGV[2]), {''}, -1
 for i = 4, #ARGV do
   local list, staged = 'rq:queue:' .. ARGV[i], 'clockjack:staged:' .. ARGV[i]
-  local room = math.min(most, tonumber(ARGV[3]) - redis.call('LLEN', list))
+  local room = math.min(most, tonumber(ARGV[3]) - on('LLEN', list))
   if room > 0 then
-    local due = redis.call('ZRANGEBYSCORE', staged, '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
+    local due = on('ZRANGEBYSCORE', staged, '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
     local ids = {}
     for j = 1, #due, 2 do
       ids[#ids + 1] = due[j]
@@ -17,8 +17,9 @@ for i = 4, #ARGV do
       redis.call('RPUSH', list, unpack(ids))
     end
     local head = redis.call('ZRANGE', staged, 0, 0, 'WITHSCORES')
-    if head[2] and (soonest < 0 or tonumber(head[2]) < soonest) then
-      soonest = tonumber(head[2])
+    local next_us = head[2] and tonumber(head[2])
+    if next_us and next_us < 9e15 and (soonest < 0 or next_us < soonest) then
+      soonest = next_us
     end
   end
 end

@@ -19,7 +19,7 @@ from pathlib import Path
 from clockjack.client import Client
 from clockjack.ledger.database import Database, Unavailable, rows, to_us
 from clockjack.queues import Queues, RedisError
-from deploy import servers
+from deploy import grants, servers
 from deploy.demo import doors, metrics, verdict
 from deploy.demo.effects import Effects
 from deploy.demo.kills import Kills
@@ -94,6 +94,7 @@ class Instance:
     supervisor: Supervisor
     http: str
     api_key: str
+    sql_url: str  # of whoever registers by plain SQL
 
 
 def demo(home: Path, show: Show) -> bool:
@@ -107,6 +108,8 @@ def demo(home: Path, show: Show) -> bool:
             "CLOCKJACK_DASHBOARD_PASSWORD": secrets.token_urlsafe(12),
         }
         clockjack(env, "migrate")
+        urls = {} if os.environ.get("CLOCKJACK_DATABASE_URL") else grants.users(database_url)
+        own_env = grants.own_env(urls) if urls else {}
         api_key = first_api_key(home, env)
         queues = Queues(redis_url)
         if others := queues.consumers():
@@ -114,10 +117,13 @@ def demo(home: Path, show: Show) -> bool:
         database = Database(database_url, size=6, locks=False)
         stack.callback(database.close)
         show.tell("the servers are up; starting the processes of the Procfile")
-        supervisor = stack.enter_context(_running(Supervisor(ROOT / "Procfile", SCALE, env, home / "log")))
+        supervisor = stack.enter_context(
+            _running(Supervisor(ROOT / "Procfile", SCALE, env, home / "log", own_env=own_env))
+        )
         stack.callback(_let_it_stop)
         http = wait_until_ready(supervisor)
-        return story(Instance(home, env, database, queues, supervisor, http, api_key), show)
+        sql_url = urls.get("sql_producer", database_url)
+        return story(Instance(home, env, database, queues, supervisor, http, api_key, sql_url), show)
 
 
 def story(on: Instance, show: Show) -> bool:
@@ -131,7 +137,7 @@ def story(on: Instance, show: Show) -> bool:
         stack.callback(measured.stop)
         ways: dict[str, Callable[[], doors.Door]] = {
             "http": lambda: doors.http_door(on.http, on.api_key),
-            "sql": lambda: doors.sql_door(on.env["CLOCKJACK_DATABASE_URL"]),
+            "sql": lambda: doors.sql_door(on.sql_url),
             "cli": lambda: doors.cli_door(on.env),
             "python": lambda: doors.python_door(client),
         }

@@ -1,8 +1,8 @@
 """Real servers for the tests: one private pair for each process of a run, emptied for each test.
 
 CLOCKJACK_TEST_FLAVOUR=mysql runs on Oracle's MySQL, CLOCKJACK_TEST_MYSQL_URL on a server of one's own (its database is
-emptied!) and in one process. The last lines of the output name the server that it ran on, or say NOT RUN and why, which
-is an error with CLOCKJACK_REQUIRE_MYSQL=1.
+emptied!) and in one process. What the product does, it does as the users of deploy/grants.sql. The last lines of the
+output name the server that it ran on, or say NOT RUN and why, which is an error with CLOCKJACK_REQUIRE_MYSQL=1.
 """
 
 import fcntl
@@ -23,9 +23,10 @@ from clockjack.ledger.database import Database
 from clockjack.ledger.migrate import migrate
 from clockjack.queues import Queues
 from clockjack.settings import Settings
-from deploy import servers
+from deploy import grants, servers
 from producer.app import create_app
 from tests import said
+from tests.integration.life import owner
 from tests.integration.serving import Producer
 
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
@@ -83,12 +84,37 @@ def emptier(migrated_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def users(migrated_url: str) -> dict[str, str]:
+    """The URL of each user of deploy/grants.sql; `stages` may do what the three stages may, and has no right else."""
+    if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):  # the administrator of that server is somebody else
+        return dict.fromkeys((*grants.STAGES, "sql_producer", "stages"), migrated_url)
+    urls = grants.users(migrated_url)
+    owner = sa.create_engine(migrated_url)
+    with owner.connect() as connection:
+        connection.exec_driver_sql("CREATE USER 'stages'@'%%' IDENTIFIED BY 'stages'")
+        for statement in grants.statements("clockjack"):
+            granted, _, user = statement.rpartition(" TO ")
+            if granted and user.split("'")[1] in grants.STAGES:
+                connection.exec_driver_sql(f"{granted} TO 'stages'@'%%'")
+    owner.dispose()
+    url = sa.make_url(migrated_url).set(username="stages", password="stages")
+    return urls | {"stages": url.render_as_string(hide_password=False)}
+
+
 @pytest.fixture
-def database_url(migrated_url: str, emptier: sa.Engine) -> str:
+def owner_url(migrated_url: str, emptier: sa.Engine) -> str:
+    """Of whom the database belongs to; the tables are empty."""
     with emptier.begin() as connection:
         for table in TABLES:
             connection.execute(sa.text(f"DELETE FROM {table}"))
     return migrated_url
+
+
+@pytest.fixture
+def database_url(owner_url: str, users: dict[str, str]) -> str:
+    """Of a user who may do what the three stages may; the tables are empty."""
+    return users["stages"]
 
 
 @pytest.fixture
@@ -98,10 +124,13 @@ def redis_url(redis_server: servers.Server) -> str:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url: str, owner_url: str) -> Iterator[Database]:
+    """What the product works on; what tests do beside it by `life.sql` and `life.insert` is done by the owner."""
     database = Database(database_url, size=6)
+    database.owner = Database(owner_url, size=2)  # type: ignore[attr-defined]
     database.now()
     yield database
+    database.owner.close()  # type: ignore[attr-defined]
     database.close()
 
 
@@ -123,8 +152,8 @@ def serving(migrated_url: str, redis_server: servers.Server) -> Iterator[Produce
 
 
 @pytest.fixture
-def app(database_url: str, redis_url: str) -> Any:
-    return create_app(Settings(database_url=database_url, redis_url=redis_url))
+def app(database_url: str, redis_url: str, users: dict[str, str]) -> Any:
+    return create_app(Settings(database_url=users["producer"], redis_url=redis_url))
 
 
 @pytest.fixture
@@ -135,6 +164,6 @@ def anonymous(app: Any) -> Iterator[TestClient]:
 
 @pytest.fixture
 def http(anonymous: TestClient, database: Database) -> TestClient:
-    key = database.transaction(lambda c: keys.create(c, "default", "test"))
+    key = owner(database).transaction(lambda c: keys.create(c, "default", "test"))
     anonymous.headers["Authorization"] = f"Bearer {key}"
     return anonymous

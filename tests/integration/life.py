@@ -22,15 +22,21 @@ def insert(database: Database, in_s: float | None = -0.1, **columns: Any) -> int
         changed(connection, f"INSERT INTO tasks ({names}) VALUES ({', '.join(':' + n for n in values)})", **values)
         return int(rows(connection, "SELECT LAST_INSERT_ID() AS id")[0]["id"])
 
-    return database.transaction(body)
+    return owner(database).transaction(body)
+
+
+def owner(database: Database) -> Database:
+    """The same database for the tests' own statements, which the product's users may not make."""
+    found: Database = getattr(database, "owner", database)
+    return found
 
 
 def sql(database: Database, statement: str, **values: Any) -> int:
-    return database.transaction(lambda c: changed(c, statement, **values))
+    return owner(database).transaction(lambda c: changed(c, statement, **values))
 
 
 def select(database: Database, statement: str, **values: Any) -> list[dict[str, Any]]:
-    return database.transaction(lambda c: rows(c, statement, **values))
+    return owner(database).transaction(lambda c: rows(c, statement, **values))
 
 
 def task(database: Database, task_id: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import event
 
 from clockjack.ledger.database import Database
+from tests.integration.life import owner
 
 
 class Moved:
@@ -13,7 +14,8 @@ class Moved:
 
     def __init__(self, database: Database, now: datetime) -> None:
         self.now = now
-        event.listen(database._engine, "checkout", self._set)
+        for one in {database, owner(database)}:
+            event.listen(one._engine, "checkout", self._set)
 
     def _set(self, dbapi: Any, record: Any, proxy: Any) -> None:
         with dbapi.cursor() as cursor:

@@ -13,13 +13,14 @@ from clockjack.ledger import keys
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues
 from deploy import servers
+from tests.integration.life import owner
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def environment(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", database_url)
+def environment(owner_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", owner_url)
     monkeypatch.setenv("CLOCKJACK_REDIS_URL", redis_url)
 
 
@@ -190,11 +191,11 @@ def test_doctor_finds_a_server_that_may_lose_data(
     if database_server is None:
         pytest.skip("CLOCKJACK_TEST_MYSQL_URL is set: this test changes settings of its database server")
     setting = "SET GLOBAL innodb_flush_log_at_trx_commit = "
-    database.transaction(lambda c: c.execute(sa.text(f"{setting}2")))
+    owner(database).transaction(lambda c: c.execute(sa.text(f"{setting}2")))
     try:
         assert "innodb_flush_log_at_trx_commit must be 1" in shell("doctor", code=1)
     finally:
-        database.transaction(lambda c: c.execute(sa.text(f"{setting}1")))
+        owner(database).transaction(lambda c: c.execute(sa.text(f"{setting}1")))
 
 
 def test_servers_away_are_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +211,11 @@ def test_servers_away_are_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch
     assert "CLOCKJACK_DATABASE_URL" in shell.refuses("list")
 
 
-def test_a_database_without_tables_says_what_to_do(shell: Shell, database_url: str, monkeypatch: Any) -> None:
-    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", database_url.replace("/clockjack?", "/mysql?"))
+def test_a_database_without_tables_says_what_to_do(shell: Shell, owner_url: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", owner_url.replace("/clockjack?", "/mysql?"))
     assert "clockjack migrate" in shell.refuses("list", code=1)
     assert "clockjack migrate" in shell("doctor", code=1)
-    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", database_url.replace("/clockjack?", "/nothing?"))
+    monkeypatch.setenv("CLOCKJACK_DATABASE_URL", owner_url.replace("/clockjack?", "/nothing?"))
     assert "clockjack migrate" in shell.refuses("list", code=1) or "1049" in shell.error
 
 

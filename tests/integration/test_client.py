@@ -18,6 +18,7 @@ import clockjack
 from clockjack import Client, ClientError
 from clockjack.ledger import keys
 from clockjack.ledger.database import Database
+from tests.integration.life import owner
 from tests.integration.serving import Producer
 
 FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
@@ -37,7 +38,7 @@ def producer(database_url: str, redis_url: str) -> Iterator[Producer]:
 def client(request: pytest.FixtureRequest, database: Database, redis_url: str) -> Iterator[Client]:
     """Asks the test's own producer if it has one, else the one that serves its module."""
     served_by: Producer = request.getfixturevalue("producer" if "producer" in request.fixturenames else "serving")
-    key = database.transaction(lambda c: keys.create(c, "default", "test"))
+    key = owner(database).transaction(lambda c: keys.create(c, "default", "test"))
     with Client(served_by.url, key) as client:
         yield client
 
@@ -176,8 +177,8 @@ def test_sigterm_answers_what_was_asked_and_ends_well(client: Client, producer: 
     assert count(database) == len(answers)
 
 
-def test_a_producer_without_tables_says_what_to_do(redis_url: str, database_url: str) -> None:
-    url = database_url.replace("/clockjack?", "/mysql?")
+def test_a_producer_without_tables_says_what_to_do(redis_url: str, owner_url: str) -> None:
+    url = owner_url.replace("/clockjack?", "/mysql?")
     done = subprocess.run(
         [sys.executable, "-m", "producer"],
         env={**os.environ, "CLOCKJACK_DATABASE_URL": url, "CLOCKJACK_REDIS_URL": redis_url},

@@ -23,13 +23,14 @@ ROOT = Path(__file__).parents[2]
 class Stages:
     """Processes of the product on the test's servers."""
 
-    def __init__(self, env: dict[str, str], effects: Path) -> None:
-        self.env, self.effects = env, effects
+    def __init__(self, env: dict[str, str], effects: Path, users: dict[str, str]) -> None:
+        self.env, self.effects, self.users = env, effects, users
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, module: str) -> "subprocess.Popen[bytes]":
+        env = self.env | {"CLOCKJACK_DATABASE_URL": self.users[module.removesuffix("s")]}
         log = (self.effects.parent / f"{module}.{len(self.processes)}.log").open("ab")
-        process = subprocess.Popen([sys.executable, "-m", module], env=self.env, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", module], env=env, cwd=ROOT, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
@@ -44,15 +45,15 @@ class Stages:
 
 
 @pytest.fixture
-def stages(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Stages]:
+def stages(users: dict[str, str], database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Stages]:
     effects = tmp_path / "effects"
     env = os.environ | {
-        "CLOCKJACK_DATABASE_URL": database_url,
+        "CLOCKJACK_DATABASE_URL": users["sql_producer"],
         "CLOCKJACK_REDIS_URL": redis_url,
         "CLOCKJACK_EFFECTS": str(effects),
         "PORT": "0",
     }
-    stages = Stages(env, effects)
+    stages = Stages(env, effects, users)
     yield stages
     stages.stop()
 
@@ -68,10 +69,10 @@ def late_s(entry: list[str]) -> float:
     return (int(entry[3]) - int(entry[2])) / 1e6
 
 
-def test_a_person_with_a_mysql_client(stages: Stages, database: Database, database_url: str) -> None:
+def test_a_person_with_a_mysql_client(stages: Stages, database: Database) -> None:
     stages.start("dispatcher")
     stages.start("consumers")
-    session = sa.create_engine(database_url)
+    session = sa.create_engine(stages.users["sql_producer"])
     with session.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO tasks (handler, payload, run_at) VALUES ('mock', '{}', UTC_TIMESTAMP(6) + INTERVAL 2 SECOND)"

@@ -14,8 +14,10 @@ from starlette.testclient import TestClient
 from clockjack.ledger import database as ledger
 from clockjack.ledger import keys, tasks
 from clockjack.ledger.database import Database, UnknownCommit
-from clockjack.queues import TIMEOUT_S, Queues
+from clockjack.queues import Queues
+from clockjack.reach import TIMEOUT_S
 from deploy import servers
+from tests.integration.life import owner
 
 FUTURE = "2030-01-01T00:00:00Z"
 
@@ -144,7 +146,7 @@ def test_a_fault_of_ours_is_a_problem_that_tells_nothing(
 
 
 def test_a_key_is_needed_and_opens_one_namespace_only(anonymous: TestClient, database: Database) -> None:
-    mine, other = (database.transaction(lambda c, n=n: keys.create(c, n, "test")) for n in ("mine", "other"))
+    mine, other = (owner(database).transaction(lambda c, n=n: keys.create(c, n, "test")) for n in ("mine", "other"))
     for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic eDp5"}, {"X-API-Key": mine + "x"}):
         response = anonymous.get("/v1/tasks/abc?limit=x", headers=headers)
         assert_problem(response, 401, "unauthorized")
@@ -164,7 +166,7 @@ def test_a_key_is_needed_and_opens_one_namespace_only(anonymous: TestClient, dat
         assert_problem(anonymous.request(method, path, headers=theirs), 404, "not-found")
     assert anonymous.get("/v1/tasks", headers=theirs).json()["items"] == []
     assert anonymous.post("/v1/tasks", json=sent, headers=theirs).status_code == 201
-    database.transaction(lambda c: keys.revoke(c, str(keys.prefix_of(mine))))
+    owner(database).transaction(lambda c: keys.revoke(c, str(keys.prefix_of(mine))))
     anonymous.app.state.doorkeeper._known.clear()  # type: ignore[attr-defined]
     assert_problem(anonymous.get("/v1/tasks", headers={"X-API-Key": mine}), 401, "unauthorized")
 
@@ -224,7 +226,7 @@ def test_an_idempotency_key_registers_once(http: TestClient, database: Database)
     other = http.post("/v1/tasks", content=sent + " ", headers={"Idempotency-Key": "k"})
     assert_problem(other, 422, "idempotency-key-reused")
     assert http.post("/v1/tasks", content=sent, headers={"Idempotency-Key": "K"}).status_code == 201
-    theirs = {"Idempotency-Key": "k", "X-API-Key": database.transaction(lambda c: keys.create(c, "other", "x"))}
+    theirs = {"Idempotency-Key": "k", "X-API-Key": owner(database).transaction(lambda c: keys.create(c, "other", "x"))}
     del http.headers["Authorization"]
     assert "idempotency-replayed" not in http.post("/v1/tasks", content=sent, headers=theirs).headers
     assert count(database) == 3

@@ -36,6 +36,7 @@ SCHEDULES: list[tuple[dict[str, Any], str]] = [
     ({"rrule": "FREQ=DAILY", "timezone": BERLIN, "start_at": "2030-03-31T00:30:00Z"}, "2030-03-31T00:30:00"),
 ]
 OPTIONS = {"run_at": "at", "run_at_local": "at-local", "every_s": "every", "timezone": "tz", "jitter_s": "jitter"}
+OPTIONS |= {"timeout_s": "timeout", "backoff_s": "backoff", "backoff_max_s": "backoff-max", "task_key": "key"}
 OPTIONS |= {"in_s": "in", "tags": "tag", "max_lateness_s": "max-lateness"}
 
 

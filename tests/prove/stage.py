@@ -24,7 +24,7 @@ from clockjack.ledger import keys
 from clockjack.ledger.database import Clock, Database, from_us
 from clockjack.ledger.migrate import migrate
 from clockjack.queues import Queues
-from deploy import servers
+from deploy import grants, servers
 from deploy.supervisor import free_port
 from deploy.up import environment
 
@@ -105,6 +105,7 @@ class Stage:
         self.database = servers.database(self.home / "database", **database_options)
         self.redis = servers.redis(self.home / "redis")
         migrate(self.database.url)
+        self.users = grants.users(self.database.url)  # each process connects as the user of its stage
         self.queues = Queues(self.redis.url)
         self.ledger = Database(self.database.url, size=8, locks=False)
         self.clock: Clock = self.ledger.clock
@@ -150,7 +151,7 @@ class Stage:
     ) -> Process:
         """A process of this kind is at work (or only begun, with wait=False); `settings` as in the environment."""
         more = {f"CLOCKJACK_{name.upper()}": str(value) for name, value in settings.items()}
-        env = environment(self.database.url, self.redis.url, CLOCKJACK_EFFECTS=str(self.effects), **more)
+        env = environment(self.users[kind], self.redis.url, CLOCKJACK_EFFECTS=str(self.effects), **more)
         port = port or free_port(taken={p.port for p in self.processes})
         log = self.home / f"{self._acts}-{kind}-{len(self.processes)}.log"
         self.processes.append(process := Process(kind, log, env, port, failpoint))

@@ -53,6 +53,13 @@ def _every(field: str, value: Any, words: str, sql: str, **why: str) -> Bad:
     return Bad(f"{field} {ascii(value)[:40]}", {"every_s": 60, field: value}, field, words, sql, **why)
 
 
+def _nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 FORM, NEVER = "RFC 3339", "never fires"
 CRON = [
     _cron("", "must not be empty"),
@@ -280,7 +287,39 @@ POLICIES = [
     _every("tags", "a", "expected a list", "none: one tag is a list of one there", cli=NO_TYPES),
     _every("tags", None, "expected a list", REFUSED, cli=NOT_GIVEN),
 ]
+ANY_NAME = "taken: there it is any text, which is escaped wherever it is shown"
+NOT_KNOWN = "taken: a name that no consumer knows fails its runs, and says so"
+EMPTY_KEY = "none: an empty text is a key like any other there"
+WORK = [
+    *(_every("timeout_s", n, BOUNDS, REFUSED) for n in (-1, 0, 86_401, 10**9, 2**63, 10**30)),
+    *(_every("max_failures", n, BOUNDS, REFUSED) for n in (-1, 0, 1001, 65_536, 2**63)),
+    *(_every("backoff_s", n, BOUNDS, REFUSED) for n in (-1, 86_401, 2**63)),
+    *(_every("backoff_max_s", n, BOUNDS, REFUSED) for n in (-1, 604_801, 2**63)),
+    *(_every(f, 2.5, "whole number|integer", "none: the server rounds it") for f in ("timeout_s", "max_failures")),
+    *(_every(f, "10", WHOLE, NUMBER, cli=NO_TYPES) for f in ("timeout_s", "backoff_s", "backoff_max_s")),
+    *(_every(f, True, WHOLE, NUMBER, cli=NO_TYPES) for f in ("timeout_s", "max_failures", "backoff_s")),
+    *(_every(f, None, WHOLE, REFUSED, cli=NOT_GIVEN) for f in ("timeout_s", "max_failures", "backoff_s")),
+    _every("queue", "", "must not be empty", REFUSED),
+    *(_every("queue", q, "letters, digits", NOT_KNOWN) for q in ("a/b", "a b", "\u00e9", "a\n", "\x1b[2J", "*")),
+    _every("queue", "x" * 65, "64 characters", REFUSED),
+    _every("queue", None, "expected a text", REFUSED, cli=NOT_GIVEN),
+    *(
+        _every("name", n, "cannot be printed", ANY_NAME)
+        for n in ("a\nb", "\u202eevil", "a\u200bb", "\x1b[2J", "\u2028")
+    ),
+    _every("name", "a\x00b", "cannot be printed", ANY_NAME, cli=NO_NUL),
+    _every("name", " a", "begins or ends with a space", ANY_NAME),
+    _every("name", "x" * 201, "200 characters", REFUSED),
+    _every("name", "\udcff", "surrogate|printed", CANNOT_BE_SENT, http=HALF),
+    _every("task_key", "", "must not be empty", EMPTY_KEY),
+    *(_every("task_key", k, "cannot be printed", ANY_NAME) for k in ("a\r\nb", "\u202e")),
+    _every("task_key", "a ", "begins or ends with a space", ANY_NAME),
+    _every("task_key", "x" * 201, "200 characters", REFUSED),
+    _every("payload", "x" * 65_535, "65536", PARKED, cli="--payload is JSON, and has its own tests"),
+    _every("payload", _nested(21), "20 levels", "taken: there up to 100 levels", cli="as above"),
+]
 GROUPS = {"cron": CRON, "zones": ZONES, "times": TIMES, "numbers": NUMBERS, "options": OPTIONS, "policies": POLICIES}
+GROUPS["work"] = WORK
 BAD = [case for group in GROUPS.values() for case in group]
 
 
@@ -290,6 +329,8 @@ def columns(document: dict[str, Any]) -> dict[str, Any]:
     for name, value in document.items():
         if name.endswith("_at") and isinstance(value, str):
             found[name] = value.removesuffix("Z")
+        elif name == "payload":
+            found[name] = json.dumps(value)
         elif name == "exclude" and value is not None:
             found[name] = value if isinstance(value, str) else json.dumps(value)
         elif name == "tags" and isinstance(value, list):

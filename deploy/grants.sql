@@ -1,0 +1,53 @@
+-- What each of Clockjack's users may do in the database, and no more. For MariaDB >= 10.6 and MySQL >= 8.0.16.
+--
+-- Run it as an administrator, after `clockjack migrate`; again after an upgrade; it may be run any number of times. Before:
+-- replace each 'change-me' by a password of its own, and `clockjack` by the name of your database if it has another.
+-- `clockjack migrate`, `clockjack keys` and backups are the work of the database's owner, who needs no line here.
+-- Tests run every stage as its own user, and try that what is not granted here is refused.
+
+CREATE USER IF NOT EXISTS 'producer'@'%' IDENTIFIED BY 'change-me';
+CREATE USER IF NOT EXISTS 'dispatcher'@'%' IDENTIFIED BY 'change-me';
+CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
+CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
+
+-- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes nothing.
+-- The command `clockjack` needs the same, but for `migrate` and `keys`.
+GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE ON `clockjack`.runs TO 'producer'@'%';
+GRANT SELECT ON `clockjack`.attempts TO 'producer'@'%';
+GRANT SELECT, INSERT ON `clockjack`.task_events TO 'producer'@'%';
+GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
+-- MySQL lets only who may update or delete a row lock it, as a new group does
+GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
+GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';
+
+-- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers nothing, knows no API key.
+-- ALTER and DROP, on this one table, are for its weekly partitions: see docs/adr/0018.
+GRANT SELECT, UPDATE, DELETE ON `clockjack`.tasks TO 'dispatcher'@'%';
+GRANT SELECT, INSERT, UPDATE, ALTER, DROP ON `clockjack`.runs TO 'dispatcher'@'%';
+GRANT SELECT, INSERT, DELETE ON `clockjack`.attempts TO 'dispatcher'@'%';
+GRANT SELECT, INSERT, DELETE ON `clockjack`.task_events TO 'dispatcher'@'%';
+GRANT SELECT (id, created_at), DELETE ON `clockjack`.idempotency_keys TO 'dispatcher'@'%';
+GRANT SELECT ON `clockjack`.alembic_version TO 'dispatcher'@'%';
+
+-- consumer: starts and finishes runs. Of a task it may change what pausing it after failures changes.
+GRANT SELECT, UPDATE (state, error, version, updated_at, seen_state, seen_schedule_version)
+  ON `clockjack`.tasks TO 'consumer'@'%';
+GRANT SELECT, UPDATE ON `clockjack`.runs TO 'consumer'@'%';
+GRANT SELECT, INSERT ON `clockjack`.attempts TO 'consumer'@'%';
+GRANT SELECT, INSERT ON `clockjack`.task_events TO 'consumer'@'%';
+GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
+
+-- sql_producer: another service that registers tasks in its own transactions (docs/sql.md). It reads and writes tasks of
+-- all namespaces, but not the columns that Clockjack keeps for itself, and sees no run, key or event.
+GRANT SELECT,
+  INSERT (namespace, task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s,
+    rrule, timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s,
+    overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s),
+  UPDATE (task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s, rrule,
+    timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s, overlap,
+    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, state, error, next_run_at, schedule_version,
+    runs_claimed)
+  ON `clockjack`.tasks TO 'sql_producer'@'%';
+-- if it is to see what became of them, in all namespaces, results included:
+-- GRANT SELECT ON `clockjack`.runs TO 'sql_producer'@'%';
