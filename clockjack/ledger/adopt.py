@@ -45,7 +45,13 @@ def adopt(
     )
     taken = {row["due_at"]: row for row in there}
     if step.skip and step.skip.due_at in taken:
-        step.skip = _rest(connection, task, step.skip)
+        if (
+            step.skip.until is None
+        ):  # paused: its row says what becomes of it, and the pause's range begins with the next
+            step.goes_to = next_after(schedule_of(task), step.skip.due_at)
+            step.skip = step.missed_since = None
+        else:
+            step.skip = _rest(connection, task, step.skip, step.skip.until)
     ready: list[Ready] = []
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
@@ -57,16 +63,14 @@ def adopt(
     return Claimed(ready, int(step.invalid is not None), 1, full=step.misfired)
 
 
-def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip) -> Skip | None:
+def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip, until: datetime) -> Skip | None:
     """The range without the occurrences at its beginning that have rows of their own; None when nothing is left."""
-    if skip.until is None:
-        return None
     there = (
         "SELECT due_at FROM runs WHERE task_id = :t AND due_at >= :low AND due_at < :until ORDER BY due_at LIMIT 1000"
     )
     schedule, due, full = schedule_of(task), skip.due_at, True
     while full:  # page by page, as long as all of one is taken
-        page = [row["due_at"] for row in rows(connection, there, t=task["id"], low=due, until=skip.until)]
+        page = [row["due_at"] for row in rows(connection, there, t=task["id"], low=due, until=until)]
         taken = set(page)
         while due in taken:
             following = next_after(schedule, due)
@@ -74,7 +78,7 @@ def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip) -> Skip |
                 return None
             due = following
         full = len(page) == 1000 and due > page[-1]
-    return None if due >= skip.until else Skip(due, skip.reason, skip.until)
+    return None if due >= until else Skip(due, skip.reason, until)
 
 
 def _revive(

@@ -378,3 +378,40 @@ def test_a_run_says_which_version_it_ran(dispatcher: Dispatcher, later: Later) -
     settle(dispatcher)
     found = select(later, "SELECT due_at, task_version, schedule_version FROM runs ORDER BY due_at")
     assert [(r["due_at"], r["task_version"], r["schedule_version"]) for r in found] == [(at(1), 2, 1), (at(3), 4, 2)]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("by", ["function", "sql"])
+def test_a_second_pause_while_an_occurrence_is_claimed_leaves_none_without_a_row(
+    dispatcher: Dispatcher, later: Later, by: str, begun: bool
+) -> None:
+    """That occurrence has its row already; the range of the pause begins with the next one."""
+    one = new(later, every_s=60, start_at=at(1))
+    later.to(at(1) - timedelta(seconds=4))
+    ready = claim.claim(later, {}).ready
+    pause(later, one, by)
+    resume(later, one, by)
+    if begun:
+        later.to(at(1))
+        done = start(later, ready)
+        finish(later, *(Outcome(h, "succeeded") for h in held(done)))
+        later.to(at(1) + timedelta(seconds=1))
+    pause(later, one, by)
+    settle(dispatcher)
+    later.to(at(1) + timedelta(seconds=2))
+    if not begun:
+        assert [why for _, why in start(later, ready).not_run] == ["paused"]
+    for minute in (2, 3, 4):
+        later.to(at(minute))
+        settle(dispatcher)
+    later.to(at(4.5))
+    resume(later, one, by)
+    later.to(at(5))
+    settle(dispatcher)
+    first = ("succeeded" if begun else "paused", at(1), None)
+    kept = story(later, one)
+    assert kept[0] == first
+    assert kept[1][:2] == ("paused", at(2))
+    assert kept[1][2] is not None
+    assert at(4) < kept[1][2] <= at(5)
+    assert [row[1] for row in kept[2:]] == [at(5)]
