@@ -87,3 +87,21 @@ def make_due(database: Database, run_id: int) -> None:
 
 def ago(database: Database, seconds: float) -> datetime:
     return database.now() - timedelta(seconds=seconds)
+
+
+def deadlocks(database: Database) -> int:
+    """How many the server has had since it was started."""
+    found = select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")  # MariaDB
+    if not found:
+        found = select(
+            database,
+            "SELECT name AS Variable_name, count AS Value FROM information_schema.innodb_metrics"
+            " WHERE name = 'lock_deadlocks'",
+        )
+    return int(found[0]["Value"])
+
+
+def latest_deadlock(database: Database) -> str:
+    """What the server tells of the last one: who waited for what."""
+    status = str(select(database, "SHOW ENGINE INNODB STATUS")[0]["Status"])
+    return status.partition("LATEST DETECTED DEADLOCK")[2].partition("\nTRANSACTIONS\n")[0]

@@ -15,7 +15,7 @@ from clockjack.ledger.bulk import Done, Order
 from clockjack.ledger.database import Database, UnknownCommit
 from clockjack.ledger.tasks import StateConflict
 from clockjack.registration import Refused
-from tests.integration.life import claim_all, insert, run_of, select, sql, task
+from tests.integration.life import claim_all, deadlocks, insert, latest_deadlock, run_of, select, sql, task
 from tests.integration.test_cli import Shell, environment, shell  # noqa: F401
 from tests.integration.test_client import client, producer  # noqa: F401
 from tests.integration.test_http import assert_problem
@@ -33,6 +33,15 @@ def order(action: str, actor: str = "test", **parts: Any) -> Order:
 
 def carry_out(database: Database, action: str, *, dry_run: bool = False, **parts: Any) -> Done:
     return bulk.carry_out(database, order(action, **parts), dry_run=dry_run)
+
+
+def throughout(database: Database, action: str) -> int:
+    """How many matched, in as many requests as it takes: one on a busy machine leaves the rest to the next."""
+    matched, after = 0, 0
+    while after is not None:
+        done = bulk.carry_out(database, order(action), after=after)
+        matched, after = matched + done.matched, done.after
+    return matched
 
 
 def kinds_of_tasks(database: Database, queue: str, now: datetime) -> list[int]:
@@ -252,7 +261,7 @@ def test_a_lost_commit_is_not_made_twice(database: Database, monkeypatch: pytest
 @pytest.mark.mysql
 @pytest.mark.xdist_group("heavy")
 def test_beside_the_claim_nothing_is_lost_and_nothing_deadlocks(database: Database) -> None:
-    before = select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")
+    before = deadlocks(database)
     for _ in range(3):
         database.transaction(
             lambda c: ledger.changed(
@@ -274,14 +283,14 @@ def test_beside_the_claim_nothing_is_lost_and_nothing_deadlocks(database: Databa
         thread.start()
     try:
         for _ in range(3):
-            assert carry_out(database, "pause").matched == 600
-            carry_out(database, "resume")
+            assert throughout(database, "pause") == 600
+            assert throughout(database, "resume") == 600
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert failed == []
-    assert select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'") == before
+    assert deadlocks(database) == before, latest_deadlock(database)
     assert {row["state"] for row in select(database, "SELECT state FROM tasks")} == {"active"}
     events = select(database, "SELECT task_id, MAX(version) AS v, COUNT(*) AS n FROM task_events GROUP BY task_id")
     assert all(row["v"] == row["n"] for row in events), "one event for each version"

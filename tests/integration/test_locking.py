@@ -13,27 +13,10 @@ from clockjack.ledger import aftermath, claim, control, runs, tasks, wake
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database
 from clockjack.ledger.finish import Outcome, finish
-from tests.integration.life import held, popped, select, sql
+from tests.integration.life import deadlocks, held, latest_deadlock, popped, select, sql
 
 pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 SECONDS = 4.0
-
-
-def deadlocks(database: Database) -> int:
-    found = select(database, "SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")  # MariaDB
-    if not found:
-        found = select(
-            database,
-            "SELECT name AS Variable_name, count AS Value FROM information_schema.innodb_metrics"
-            " WHERE name = 'lock_deadlocks'",
-        )
-    return int(found[0]["Value"])
-
-
-def latest_deadlock(database: Database) -> str:
-    """What the server tells of the last one: who waited for what."""
-    status = str(select(database, "SHOW ENGINE INNODB STATUS")[0]["Status"])
-    return status.partition("LATEST DETECTED DEADLOCK")[2].partition("\nTRANSACTIONS\n")[0]
 
 
 class Load:
