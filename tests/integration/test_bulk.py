@@ -289,7 +289,7 @@ def test_beside_the_claim_nothing_is_lost_and_nothing_deadlocks(database: Databa
         stop.set()
         for thread in threads:
             thread.join()
-    assert failed == []
+    assert failed == [], latest_deadlock(database)
     assert deadlocks(database) == before, latest_deadlock(database)
     assert {row["state"] for row in select(database, "SELECT state FROM tasks")} == {"active"}
     events = select(database, "SELECT task_id, MAX(version) AS v, COUNT(*) AS n FROM task_events GROUP BY task_id")

@@ -155,7 +155,7 @@ def test_all_writers_at_once(database: Database, database_url: str, overlaps: tu
     load.over.set()
     for thread in threads:
         thread.join(10)
-    assert load.errors == []
+    assert load.errors == [], latest_deadlock(database)
     assert deadlocks(database) == before, latest_deadlock(database)
     assert len(load.executed) == len(set(load.executed)) > 50, "an attempt was started twice"
     if overlaps != ("allow",):
