@@ -192,8 +192,7 @@ class Pool:
         while hand := self._hands.get():
             for job in hand:
                 self._slots.get()
-                self._execute(job)
-                if not job.waits:
+                if not self._execute(job):
                     self._slots.put(None)
 
     def _begins(self, job: Job) -> bool:
@@ -213,9 +212,10 @@ class Pool:
         self._wake.set()
         return False
 
-    def _execute(self, job: Job) -> None:
+    def _execute(self, job: Job) -> bool:
+        """Whether its handler keeps the slot: a job that was offered again is met twice, and takes one only once."""
         if job.state != "waiting":
-            return
+            return False
         outcome, given_up, begun, me = None, False, False, threading.get_ident()
         try:
             try:
@@ -233,6 +233,7 @@ class Pool:
             pass
         if begun:
             self._ended(job, outcome, given_up)
+        return job.waits
 
     def _ended(self, job: Job, outcome: Outcome | None, given_up: bool) -> None:
         spent_s = job.spent_s = boot_s() - job.begun_s

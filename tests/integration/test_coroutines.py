@@ -12,7 +12,7 @@ from clockjack.handlers import Run
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues
 from consumers import execution
-from tests.integration.life import make_due, run_of, select
+from tests.integration.life import claim_all, insert, make_due, run_of, select, start
 from tests.integration.test_consumer import Bench
 
 
@@ -80,6 +80,31 @@ def test_never_more_at_work_than_slots(bench: Bench) -> None:
 
     bench.until(through, within_s=40)
     assert peak <= 20
+
+
+def test_an_offered_coroutine_gives_back_the_one_slot_that_it_took(database: Database) -> None:
+    """It is met twice by the threads: the second time there is nothing to begin, and no slot to keep."""
+    release = threading.Event()
+
+    async def soon() -> None:
+        await asyncio.sleep(0)
+
+    def call(job: execution.Job, run: Run) -> object:
+        return soon() if run.payload else release.wait(10) and None
+
+    pool = execution.Pool(1, call, database.clock, threading.Event())
+    for payload in ("0", "1"):
+        insert(database, payload=payload)
+        pool.add(start(database, claim_all(database)).execute, execution.boot_s(), execution.boot_s())
+    pool.offer_again(0)
+    assert pool._hands.qsize() >= 2
+    release.set()
+    give_up = time.monotonic() + 15
+    while not (len(pool.outcomes) == 2 and pool._hands.empty() and pool._slots.qsize() == 1):
+        assert time.monotonic() < give_up, "the slot is not given back"
+        time.sleep(0.01)
+    assert {outcome.kind for _, outcome in pool.outcomes} == {"succeeded"}
+    pool.close()
 
 
 def test_a_coroutine_is_cancelled_at_its_timeout(bench: Bench) -> None:
