@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import scenarios
+from tests.chaos import scenarios, severe
 from tests.chaos.clients import Client, History, Http, Sql, now_us
 from tests.chaos.evidence import counters, dump
 from tests.chaos.nemesis import Nemesis
@@ -24,7 +24,6 @@ from tests.chaos.world import World
 from tests.prove.stage import ROOT, until
 
 SETTLED_S = 60.0
-SKEW_US = 5_000
 EXPECTED = {
     "redeliveries": ("flushall", "redis_empty"),
     "lost_attempts": ("kill_consumer", "handler_crash", "freeze_consumer", "stall_past_lease"),
@@ -38,8 +37,9 @@ def play(plan: Plan, out: Path) -> None:
     (out / "plan.json").write_text(json.dumps(plan.document(), indent=1))
     print(f"chaos: {plan.scenario}, seed {plan.seed}: {len(plan.faults)} faults, {len(plan.steps)} steps,"
           f" about {plan.load_s + plan.calm_s:.0f} s; {out}", flush=True)  # fmt: skip
-    world = World(out)
+    world = World(out, severe.DISK_BYTES if "disk" in plan.needs else 0)
     try:
+        severe.prepare(world, plan.needs)
         world.start()
         history = History(out / "history.jsonl")
         ports = [place.port for place in world.places.values() if place.kind == "producer"]
@@ -79,7 +79,7 @@ def play(plan: Plan, out: Path) -> None:
         counted = counters(world)
         (out / "counters.json").write_text(json.dumps(counted, indent=1))
         run = {
-            "seed": plan.seed, "scenario": plan.scenario, "expect": expected(plan), "skew_us": SKEW_US,
+            "seed": plan.seed, "scenario": plan.scenario, "expect": expected(plan), "skew_us": plan.skew_us,
             "started_us": begin_us, "calm_us": calm_us, "ended_us": ended_us, "limits": {"late_ms": 10_000},
         }  # fmt: skip
         (out / "run.json").write_text(json.dumps(run, indent=1))
@@ -98,24 +98,54 @@ def expected(plan: Plan) -> dict[str, int]:
     }
 
 
-def judge(out: Path, copy: Path | None) -> int:
-    """The checker's exit code; its verdict is printed, one line a figure."""
-    if not (ROOT / "tests" / "chaos" / "checker").exists() and not (ROOT / "tests" / "chaos" / "checker.py").exists():
+def judge(out: Path) -> tuple[int, dict[str, Any]]:
+    """The checker's exit code and verdict."""
+    if not (ROOT / "tests" / "chaos" / "checker").exists():
         print("chaos: there is no checker: nothing is proven", file=sys.stderr)
-        return 3
-    code = subprocess.run([sys.executable, "-m", "tests.chaos.checker", str(out)], cwd=ROOT).returncode
+        return 3, {}
+    argv = [sys.executable, "-m", "tests.chaos.checker", str(out)]
+    code = subprocess.run(argv, cwd=ROOT, stdout=subprocess.DEVNULL).returncode
     found = out / "verdict.json"
-    if not found.exists():
-        return code or 3
-    verdict: dict[str, Any] = json.loads(found.read_text())
+    return code, json.loads(found.read_text()) if found.exists() else {}
+
+
+def joined(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The verdict on all parts of a run: good if each is; counts are summed, what begins with max_ is the largest."""
+    whole: dict[str, Any] = {}
+    for part, verdict in verdicts.items():
+        for name, value in verdict.items():
+            if name == "violations":
+                whole[name] = [*whole.get(name, []), *(f"{part}: {line}" for line in value)]
+            elif name == "faults":
+                whole[name] = whole.get(name, {}) | {f"{part} {fault}": figures for fault, figures in value.items()}
+            elif name == "verdict":
+                whole[name] = whole.get(name, True) and value
+            elif name == "seed":
+                whole[name] = value
+            else:
+                whole[name] = max(whole.get(name, 0), value) if name.startswith("max_") else whole.get(name, 0) + value
+    return whole
+
+
+def tell(verdict: dict[str, Any]) -> None:
+    """The verdict is printed, one line a figure."""
     for name, value in verdict.items():
         if name not in ("violations", "faults"):
             print(f"{name:20} {json.dumps(value)}")
     for name, figures in verdict.get("faults", {}).items():
         print(f"fault {name:30} {json.dumps(figures)}")
-    if copy:
-        shutil.copy(found, copy)
-    return code
+    for line in verdict.get("violations", []):
+        print(f"VIOLATION {line}")
+
+
+def plans(scenario: str, only: str | None, seed: int, seconds: float) -> list[Plan]:
+    """What is to be played, one after the other; ValueError names a fault that there is none of."""
+    if only is None:
+        return {"short": scenarios.short, "chaos": scenarios.chaos, "long": scenarios.long}[scenario](seed)
+    names = tuple(only.split(","))
+    if unknown := [name for name in names if name not in scenarios.MAKERS]:
+        raise ValueError(f"no fault {', '.join(unknown)}; there are {', '.join(sorted(scenarios.MAKERS))}")
+    return [scenarios.only(names, seed, seconds)]
 
 
 def main() -> int:
@@ -124,23 +154,29 @@ def main() -> int:
     parser.add_argument("--only", help="instead: these faults, separated by commas")
     parser.add_argument("--seconds", type=float, default=45, help="with --only: how long about (45)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where the verdict is copied to")
+    parser.add_argument("--json", type=Path, help="where the verdict is written to as well")
     parser.add_argument("--out", type=Path, help="where the evidence is kept (.local/chaos/SCENARIO-SEED)")
     options = parser.parse_args()
-    if options.only:
-        names = tuple(options.only.split(","))
-        if unknown := [name for name in names if name not in scenarios.MAKERS]:
-            parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(sorted(scenarios.MAKERS))}")
-        plan = scenarios.only(names, options.seed, options.seconds)
-    else:
-        plan = getattr(scenarios, options.scenario)(options.seed)
-    out = options.out or ROOT / ".local" / "chaos" / f"{plan.scenario}-{plan.seed}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    out = out.resolve()
-    play(plan, out)
-    print(f"chaos: {draw(out)}", flush=True)
-    return judge(out, options.json)
+    try:
+        parts = plans(options.scenario, options.only, options.seed, options.seconds)
+    except ValueError as error:
+        parser.error(str(error))
+    named = options.scenario if options.only is None else parts[0].scenario
+    home: Path = (options.out or ROOT / ".local" / "chaos" / f"{named}-{options.seed}").resolve()
+    shutil.rmtree(home, ignore_errors=True)
+    worst, verdicts = 0, {}
+    for part in parts:
+        out = home / part.scenario if len(parts) > 1 else home
+        out.mkdir(parents=True)
+        play(part, out)
+        print(f"chaos: {draw(out)}", flush=True)
+        code, verdicts[part.scenario] = judge(out)
+        worst = max(worst, code)
+    verdict = verdicts[parts[0].scenario] if len(parts) == 1 else joined(verdicts)
+    tell(verdict)
+    if options.json:
+        options.json.write_text(json.dumps(verdict, indent=1) + "\n")
+    return worst
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ import pymysql
 
 from tests.chaos.plan import Step
 
-PATIENCE_S, PAUSE_S = 30.0, 0.2
+PATIENCE_S, PAUSE_S, TURN = 30.0, 0.2, 5
 AGAIN = {1040, 1205, 1213, 1927, 2003, 2006, 2013, 0}
-PERIODS = ("run_at", "cron", "every_s")
 
 
 def now_us() -> int:
@@ -78,8 +77,9 @@ class Client:
         if step.f != "register" and task_id is None:
             return None  # it was refused, or nobody knows
         change = self._fixed(step.value)
-        if any(name in change for name in PERIODS):
-            have = {name: value for name, value in have.items() if name not in (*PERIODS, "start_at", "timezone")}
+        if step.f == "edit" and ("cron" in change or "every_s" in change):
+            change = {"start_at": None, "timezone": "UTC", **change}  # else the old ones would stay
+            have = {name: value for name, value in have.items() if name not in ("cron", "every_s")}
         value = {**have, **change}
         if step.f == "register":
             value["task_key"] = step.key
@@ -110,14 +110,12 @@ class Http:
     """The producers, asked in turn until one gives an answer."""
 
     def __init__(self, ports: Sequence[int], api_key: str) -> None:
-        self._ports, self._api_key, self._turn = list(ports), api_key, 0
+        self._ports, self._api_key, self._turn, self._asked = list(ports), api_key, 0, 0
         self._connection: http.client.HTTPConnection | None = None
 
     def do(self, f: str, task_id: int | None, value: dict[str, Any]) -> tuple[str, int | None]:
         """ok, fail or unknown; and the id in the answer."""
         path = f"/v1/tasks/{task_id}"
-        if f == "edit" and "cron" in value:
-            value = {"start_at": None, **value}  # a merge patch keeps what is not named
         method, path, document = {
             "register": ("POST", "/v1/tasks", value),
             "edit": ("PATCH", path, value),
@@ -141,6 +139,10 @@ class Http:
 
     def _once(self, method: str, path: str, document: Any, headers: dict[str, str]) -> tuple[int, Any]:
         """The status and the answer; 0 when there is none."""
+        self._asked += 1
+        if self._connection is not None and self._asked % TURN == 0:  # every producer is asked, whatever has died
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
             self._turn += 1
             port = self._ports[self._turn % len(self._ports)]
@@ -218,7 +220,7 @@ def statement(f: str, task_id: int | None, value: dict[str, Any]) -> tuple[str, 
     }[f]
     if f == "edit":
         if "cron" in row or "every_s" in row:
-            row = {"cron": None, "every_s": None, "start_at": None, "timezone": "UTC", **row}
+            row = {"cron": None, "every_s": None, **row}
             sets = "next_run_at = UTC_TIMESTAMP(6), schedule_version = schedule_version + 1, "
         elif "run_at" in row:
             row["next_run_at"] = row["run_at"]

@@ -38,7 +38,7 @@ def counters(world: World) -> dict[str, int]:
     """What the servers, the proxy and the processes counted, killed ones included."""
     edges = world.order("stats")
     logs = "".join(path.read_text(errors="replace") for path in (world.out / "log").glob("*.log"))
-    errors = (world.database.directory / "server.log").read_text(errors="replace")
+    errors = "".join((server.directory / "server.log").read_text(errors="replace") for server in world.servers)
     status = dict(world.sql("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'"))
     found = {name: int(value) for name, value in world.counters().items()}
     # a metric of a process that was killed is up to a second old; what a table or a log says is whole

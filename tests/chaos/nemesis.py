@@ -52,11 +52,12 @@ class Nemesis:
         except Exception as error:
             detail = f"{type(error).__name__}: {error}"
             self.heal()
-        self.tell(fault.name, target(fault), begun_us, fired, detail)
+        self.tell(fault.name, target(fault), begun_us, fired, detail, exempt=fault.options.get("exempt"))
 
-    def tell(self, name: str, at: str, from_us: int, fired: bool, detail: str) -> None:
+    def tell(self, name: str, at: str, from_us: int, fired: bool, detail: str, **more: Any) -> None:
         """One more line of faults.jsonl."""
         line = {"name": name, "target": at, "from_us": from_us, "until_us": now_us(), "fired": fired, "detail": detail}
+        line |= {name: value for name, value in more.items() if value is not None}
         self.done.append(line)
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -260,7 +261,8 @@ def handler(nemesis: Nemesis, fault: Fault) -> Act:
     died = [f"{death.name} with {death.code}" for death in world.deaths[deaths:]]
     for name in {death.name for death in world.deaths[deaths:]}:
         world.wait_at_work(name, AT_WORK_S)
-    return bool(found) and (bool(died) or "bytes" in what), f"ended: {died}; attempts: {found}"
+    fired = bool(found) if "bytes" in what else bool(died)  # of a crash the attempt is lost only when its lease is over
+    return fired, f"ended: {died}; attempts: {[outcome for outcome, _ in found]}"
 
 
 ACTS: dict[str, Callable[[Nemesis, Fault], Act]] = {

@@ -42,6 +42,8 @@ class Plan:
     calm_s: float
     faults: list[Fault]
     steps: list[Step]
+    needs: tuple[str, ...] = ()
+    skew_us: int = 5_000
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""

@@ -39,7 +39,7 @@ class Edge:
 
     def set(self, mode: str, ms: float = 0) -> None:
         """From now on the edge behaves like this."""
-        self.mode, self.delay_s = mode, ms / 1000
+        self.mode, self.delay_s = mode, ms / 1000 if mode == "slow" else 0.0
         for way, gate in self.gates.items():
             gate.clear() if way in HELD.get(mode, ()) else gate.set()
         if mode == "cut":

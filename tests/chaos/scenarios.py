@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from tests.chaos.plan import SCALE, Fault, Plan, plan
@@ -100,14 +101,14 @@ SHORT += tuple(f"commit_{where}_{kind}" for where in ("before", "after") for kin
 CHAOS = tuple(name for name in MAKERS)
 
 
-def short(seed: int) -> Plan:
+def short(seed: int) -> list[Plan]:
     """What CI runs: 90 seconds in all."""
-    return plan("short", seed, _drawn(SHORT, seed), calm_s=20)
+    return [plan("short", seed, _drawn(SHORT, seed), calm_s=20)]
 
 
-def chaos(seed: int) -> Plan:
+def chaos(seed: int) -> list[Plan]:
     """Every fault of processes, Redis, edges and COMMITs, once each."""
-    return plan("chaos", seed, _drawn(CHAOS, seed), calm_s=30)
+    return [plan("chaos", seed, _drawn(CHAOS, seed), calm_s=30)]
 
 
 def only(names: tuple[str, ...], seed: int, seconds: float) -> Plan:
@@ -118,7 +119,11 @@ def only(names: tuple[str, ...], seed: int, seconds: float) -> Plan:
         more = [MAKERS[name](rng) for name in names]
         made = plan("+".join(names), seed, [*faults, *more], calm_s=10)
         if made.load_s + made.calm_s > seconds:
-            return plan("+".join(names), seed, faults, calm_s=10)
+            made = plan("+".join(names), seed, faults, calm_s=10)
+            made.needs = needs(names)
+            if "database_clock" in made.needs:
+                made.skew_us = 5_100_000
+            return made
         faults += more
 
 
@@ -127,3 +132,58 @@ def _drawn(names: tuple[str, ...], seed: int) -> list[Fault]:
     faults = [MAKERS[name](rng) for name in names]
     rng.shuffle(faults)
     return faults
+
+
+def _clock(kind: str, offset_s: int) -> Maker:
+    options = {"act": "clock", "offset_s": offset_s}
+    return lambda rng: Fault(f"clock_{kind}", round(rng.uniform(4, 6), 1), {**options, "at": _one(rng, kind)})
+
+
+SEVERE: dict[str, Maker] = {
+    f"clock_{_kind}{_offset:+d}": _clock(_kind, _offset) for _kind in SCALE for _offset in (5, -5, 3600, -3600)
+}
+SEVERE |= {
+    "disk_slow": lambda rng: Fault("disk_slow", 0.1, {"at": "mysqld", "for_s": 10.0, "exempt": False}),
+    "disk_full": lambda rng: Fault("disk_full", round(rng.uniform(6, 9), 1), {"at": "mysqld"}),
+    "redis_failover": lambda rng: Fault("redis_failover", 3.0, {"at": "redis"}),
+    "mysql_failover": lambda rng: Fault("mysql_failover", 1.5, {"at": "mysqld"}),
+    "clock_mysqld": lambda rng: Fault("clock_mysqld", 10.0, {"act": "clock", "offset_s": 5, "at": "mysqld"}),
+}
+NEEDS = {"clock_mysqld": "database_clock", "clock_": "clocks", "disk_full": "disk", "mysql_failover": "pair"}
+MAKERS |= SEVERE
+MIXED = 24  # pairs
+LASTING = ("rolling_restart", "handler_hang", "freeze_consumer", "stall_past_lease", *SEVERE)
+
+
+def needs(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What the world must be prepared for."""
+    found = {next((need for start, need in NEEDS.items() if name.startswith(start)), "") for name in names}
+    return tuple(sorted(found - {""}))
+
+
+def long(seed: int) -> list[Plan]:
+    """Failovers, disks and clocks of processes; then the database's clock; then two faults at once, many times."""
+    names = tuple(name for name in SEVERE if name not in ("clock_mysqld", "mysql_failover"))
+    faults = [
+        *_drawn((*names, "kill_mysqld", "kill_redis", "rolling_restart"), seed),
+        *_drawn(("mysql_failover",), seed),
+    ]
+    first = plan("servers", seed, faults, calm_s=30)
+    first.needs = needs((*names, "mysql_failover"))
+    second = plan("clock", seed, _drawn(("clock_mysqld", "kill_dispatcher", "kill_consumer"), seed), calm_s=30)
+    second.needs, second.skew_us = ("database_clock",), 5_100_000
+    return [first, second, plan("mixed", seed, _mixed(seed), calm_s=30)]
+
+
+def _mixed(seed: int) -> list[Fault]:
+    """Pairs of faults that hit different places."""
+    rng, pairs = random.Random(f"{seed}/mixed"), list[Fault]()
+    names = [name for name in CHAOS if name not in LASTING]
+    while len(pairs) < MIXED:
+        one, other = (MAKERS[name](rng) for name in rng.sample(names, 2))
+        where = [str(f.options.get("edge", f.options.get("at", ""))).partition(">")[0] for f in (one, other)]
+        if where[0] != where[1]:
+            seconds = max(one.seconds, other.seconds)
+            options = {"act": "both", "at": "two", "faults": [asdict(one), asdict(other)]}
+            pairs.append(Fault("mixed", seconds, options))
+    return pairs

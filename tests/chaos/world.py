@@ -66,14 +66,15 @@ class Death:
 class World:
     """All of it, from start() to close(). `out` keeps logs and evidence; the servers' data is gone afterwards."""
 
-    def __init__(self, out: Path, **database_options: str) -> None:
+    def __init__(self, out: Path, disk_bytes: int = 0) -> None:
         self.out = out
         (out / "log").mkdir(parents=True, exist_ok=True)
         self.home = Path(tempfile.mkdtemp(prefix="clockjack-chaos-"))
-        self.database = servers.database(
-            self.home / "database", **{"max_connections": "90", "innodb_buffer_pool_size": "128M", **database_options}
-        )
+        self.disk = self.home / "database"
+        self._mounted = bool(disk_bytes) and self._mount(disk_bytes)
+        self.database = servers.database(self.disk, max_connections="90", innodb_buffer_pool_size="128M")
         self.redis = servers.redis(self.home / "redis")
+        self.servers = [self.database, self.redis]
         migrate(self.database.url)
         ledger = Database(self.database.url, size=1, locks=False)
         self.api_key = ledger.transaction(lambda c: keys.create(c, "default", "chaos"))
@@ -103,6 +104,12 @@ class World:
             **SETTINGS,
         )
 
+    def _mount(self, size: int) -> bool:
+        """A disk of its own for the database, which can be filled."""
+        self.disk.mkdir(mode=0o700)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "chaos", self.disk], capture_output=True)
+        return done.returncode == 0
+
     def start(self) -> "World":
         """All processes are at work."""
         for target in (self._supervise, *(lambda p=p: self._scrape(p) for p in self.places.values())):
@@ -121,10 +128,12 @@ class World:
         for child in self._children:
             child.kill()
             child.wait()
-        for server, log in ((self.database, "mysqld.log"), (self.redis, "redis.log")):
+        for server in self.servers:
             server.kill()
             with contextlib.suppress(OSError):
-                shutil.copy(server.directory / "server.log", self.out / "log" / log)
+                shutil.copy(server.directory / "server.log", self.out / "log" / f"server-{server.directory.name}.log")
+        if self._mounted:
+            until(lambda: subprocess.run(["umount", self.disk]).returncode == 0, 5, 0.5)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def order(self, do: str, edges: list[str] | tuple[str, ...] = (), **more: Any) -> dict[str, dict[str, int]]:
