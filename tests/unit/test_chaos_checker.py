@@ -262,6 +262,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         zombie,
         "fence: cron, run 26 due 17:47:10.000000: it succeeded 17:47:32.010000, and at",
     ),
+    "the failure of a zombie": (
+        lambda w: w.attempts[1].update(ended_at=us(25.001)),
+        "fence: fails, run 40 due 17:47:05.000000: attempt 1 failed 17:47:05.001000, and was at work 17:47:05.005000",
+    ),
     "succeeded by an attempt that had no effect": (
         lambda w: run_of(w, "cron", 30).update(attempt=3),
         "fence: cron, run 26 due 17:47:10.000000: attempt 3 succeeded, and had no effect of its own",

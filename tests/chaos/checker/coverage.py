@@ -3,10 +3,10 @@
 from collections import Counter
 
 from tests.chaos.checker.case import AHEAD_US, Case, Task, at, once
-from tests.chaos.checker.files import Op, Row
+from tests.chaos.checker.files import Row
 from tests.chaos.checker.life import ABSENT, ends
 
-UNSEEN = ("edit", "register", "cancel")  # what plain SQL passes over by these leaves no row
+UNSEEN = ("edit", "register", "cancel", "resume")  # what plain SQL passes over by these leaves no row of its own
 
 
 def check(case: Case) -> int:
@@ -43,16 +43,16 @@ def owed(case: Case, task: Task) -> dict[int, int]:
             late = low if once(definition) else 0
             dues = {due: max(due, late) for due in task.due(state.number) if low <= max(due, late) < high}
             common = dues if common is None else {due: since for due, since in common.items() if due in dues}
-        nexts = [op for op in task.ops if op.from_us == segment.until_us and op.result != "fail"]
         for due, since in (common or {}).items():
-            if case.limits.deadline(since) <= case.ended_us and not any(_passed_over(case, op, since) for op in nexts):
+            if case.limits.deadline(since) <= case.ended_us and not _passed_over(case, task, since):
                 found.setdefault(due, since)
     return found
 
 
-def _passed_over(case: Case, op: Op, since_us: int) -> bool:
+def _passed_over(case: Case, task: Task, since_us: int) -> bool:
     """Plain SQL may have moved the task on before a dispatcher had seen that it was due."""
-    return op.client.startswith("sql") and op.f in UNSEEN and case.limits.deadline(since_us) >= op.from_us
+    by_sql = [op for op in task.ops if op.client.startswith("sql") and op.f in UNSEEN and op.result != "fail"]
+    return any(since_us < op.from_us <= case.limits.deadline(since_us) for op in by_sql)
 
 
 def _covered(case: Case, task: Task, due_us: int, since_us: int) -> None:

@@ -63,6 +63,18 @@ def _fence(case: Case, name: str, run: Row, attempts: list[Row]) -> None:
         case.report.add("fence", f"{name}: it failed, and not by its attempt {run['attempt']}")
     if run["state"] == "succeeded":
         _holder(case, name, run)
+    for attempt in attempts:
+        if attempt["outcome"] == "failed":
+            _failed_itself(case, name, run, attempt)
+
+
+def _failed_itself(case: Case, name: str, run: Row, attempt: Row) -> None:
+    """A failure is written after its own attempt's effects: it was no other's."""
+    effects = case.effects.get((run["task_id"], run["due_at"]), ())
+    last = max((effect.at_us for effect in effects if effect.attempt == attempt["attempt"]), default=0)
+    if last > attempt["ended_at"] + case.skew_us:
+        text = f"{name}: attempt {attempt['attempt']} failed {at(attempt['ended_at'])}, and was at work {at(last)}"
+        case.report.add("fence", text)
 
 
 def _holder(case: Case, name: str, run: Row) -> None:
