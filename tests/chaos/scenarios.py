@@ -99,6 +99,9 @@ MAKERS["stall_past_lease"] = _edge("consumer", "mysql", "stall", 24, 26, "stall_
 SHORT = ("kill_dispatcher", "kill_consumer", "kill_mysqld", "kill_redis", "flushall")
 SHORT += tuple(f"commit_{where}_{kind}" for where in ("before", "after") for kind in SCALE)
 CHAOS = tuple(name for name in MAKERS)
+# short enough, or long enough, for the mutants alone
+MAKERS["stuck_in_claim"] = _place("stuck_in_claim", "trip", "dispatcher", 16, 18, signal=STOP, statement=CLAIM)
+MAKERS["freeze_past_lease"] = _place("freeze_past_lease", "freeze", "consumer", 21.5, 22.5)
 
 
 def short(seed: int) -> list[Plan]:
