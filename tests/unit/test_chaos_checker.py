@@ -594,6 +594,14 @@ def test_operations_that_overlap_come_in_either_order() -> None:
     assert life.at(us(5), us(5)) is not None
 
 
+def test_an_edit_is_the_whole_definition_or_names_what_it_changes() -> None:
+    whole = op("edit", 10, 11, {"every_s": 5, "payload": 2})
+    begun = [op("register", 1, 2, {"cron": "* * * * *", "timezone": "Asia/Kolkata", "payload": 1}), whole]
+    assert live("k", begun, us(500), None).definitions[-1] == {"every_s": 5, "payload": 2}
+    part = op("edit", 12, 13, {"payload": 3, "max_runs": None})
+    assert live("k", [*begun, part], us(500), None).definitions[-1] == {"every_s": 5, "payload": 3}
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=7),

@@ -129,9 +129,8 @@ def after(state: State, op: Op, definitions: list[dict[str, Any]]) -> State:
     if state.mode in (ABSENT, "cancelled"):
         return state
     if op.f == "edit":
-        before = definitions[state.number]
-        if any(op.value.get(kind) is not None for kind in KINDS):
-            before = {name: value for name, value in before.items() if name not in KINDS}
+        whole = any(op.value.get(kind) is not None for kind in KINDS)  # else it names only what it changes
+        before = {} if whole else definitions[state.number]
         merged = {name: value for name, value in (before | op.value).items() if value is not None}
         return state._replace(number=_number(merged, definitions))
     return state._replace(mode={"pause": "paused", "resume": "active", "cancel": "cancelled"}[op.f])

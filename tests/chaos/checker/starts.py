@@ -68,7 +68,7 @@ def _first_starts(case: Case, task: Task) -> Iterator[Start]:
 
 def _off(case: Case, task: Task, op: Op) -> None:
     """Nothing of the old schedule begins 2 s after the answer, until the next answer brings it back."""
-    off_us = ends(op) + OFF_S * S
+    off_us = ends(op) + OFF_S * S + case.skew_us
     back = [o.from_us for o in task.ops if o is not op and o.result != "fail" and ends(o) > op.from_us]
     until_us = min([*back, case.ended_us])
     still = _still(task, op)
@@ -87,7 +87,7 @@ def _off(case: Case, task: Task, op: Op) -> None:
             text = f"{task.key}, run {run['id']} due {at(run['due_at'])} started {at(begun[0])}, {op.f} by {op.client}"
             case.report.add("off", f"{text} was acknowledged {at(op.to_us)}")
         for effect in case.effects.get((run["task_id"], run["due_at"]), ()) if not begun else ():
-            late = off_us + case.skew_us < effect.at_us < until_us and effect.phase == "enter"
+            late = off_us < effect.at_us < until_us and effect.phase == "enter"
             fresh = not case.attempts.get(run["id"]) or op.f == "cancel"
             if late and fresh and not case.limits.touched(run["due_at"], effect.at_us):
                 text = f"{task.key}: an effect of the run due {at(run['due_at'])} came {at(effect.at_us)}, {op.f} by"
