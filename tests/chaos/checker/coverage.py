@@ -18,6 +18,9 @@ def check(case: Case) -> int:
             total += len(due)
             for due_us, since_us in due.items():
                 _covered(case, task, due_us, since_us)
+            for due_us in owed(case, task, "paused"):
+                if due_us not in due and not _rows_of(task, due_us):
+                    case.report.add("silent", f"{task.key}, due {at(due_us)}: it was paused, and no row says so")
         for run in task.runs:
             _asked_for(case, task, run)
     ids = {row["id"] for row in case.files.tasks}
@@ -30,12 +33,15 @@ def check(case: Case) -> int:
     return total
 
 
-def owed(case: Case, task: Task) -> dict[int, int]:
-    """The occurrences that must have a row, each with the moment from when on: due, or the answer that came later."""
+def owed(case: Case, task: Task, mode: str = "active") -> dict[int, int]:
+    """The occurrences that must have a row, each with the moment from when on: due, or the answer that came later.
+
+    They fell due while the task certainly was in this mode.
+    """
     found: dict[int, int] = {}
     for segment in task.life.segments:
         states = segment.states
-        if not states or any(state.mode != "active" for state in states):
+        if not states or any(state.mode != mode for state in states):
             continue
         low, high = segment.from_us + case.skew_us, min(segment.until_us - case.skew_us, case.ended_us)
         common: dict[int, int] | None = None
@@ -56,18 +62,23 @@ def _passed_over(case: Case, task: Task, since_us: int) -> bool:
 
 
 def _covered(case: Case, task: Task, due_us: int, since_us: int) -> None:
-    runs = [run for run in task.runs if run["origin"] != "manual"]
-    own = [run for run in runs if run["due_at"] == due_us]
-    ranges = [run for run in runs if run["due_at"] < due_us and due_us < (run["skipped_until"] or 0)]
-    ranges += [r for r in runs if r["due_at"] < due_us and r["reason"] == "paused" and r["skipped_until"] is None]
-    if not own and not ranges:
+    found = _rows_of(task, due_us)
+    if not found:
         if not _used_up(task, due_us):
             case.report.add("missing", f"{task.key}, due {at(due_us)}: it was in force, and no row covers it")
         return
-    run = (own or ranges)[0]
+    run = found[0]
     if run["state"] in ("skipped", "cancelled") and not _excused(case, task, run, due_us, since_us):
         text = f"{task.key}, due {at(due_us)}: {run['state']} as {run['reason']}, and nothing in the history says so"
         case.report.add("missing", text)
+
+
+def _rows_of(task: Task, due_us: int) -> list[Row]:
+    """The rows that cover this occurrence: its own first, then ranges; one of a pause without an end is open."""
+    runs = [run for run in task.runs if run["origin"] != "manual" and run["due_at"] <= due_us]
+    own = [run for run in runs if run["due_at"] == due_us]
+    ended = [run for run in runs if due_us < (run["skipped_until"] or 0)]
+    return own + ended + [run for run in runs if run["reason"] == "paused" and run["skipped_until"] is None]
 
 
 def _excused(case: Case, task: Task, run: Row, due_us: int, since_us: int) -> bool:
