@@ -142,6 +142,7 @@ def redis_failover(nemesis: Nemesis, fault: Fault) -> Act:
     sentinel_port = free_port(taken=ports)
     with client(old) as first, client(new) as second:
         first.config_set("port", ports[0])
+        first.config_set("repl-diskless-sync-delay", 0)
         second.config_set("port", ports[1])
         second.replicaof("127.0.0.1", ports[0])
         until(lambda: second.info("replication")["master_link_status"] == "up", 20)
