@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.chaos import scenarios, severe
 from tests.chaos.clients import Client, History, Http, Sql, now_us
-from tests.chaos.evidence import counters, dump
+from tests.chaos.evidence import counters, dump, waited_us
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import HTTP_CLIENTS, SQL_CLIENTS, Plan
 from tests.chaos.timeline import draw
@@ -49,7 +49,7 @@ def play(plan: Plan, out: Path) -> None:
         for n in range(1, SQL_CLIENTS + 1):
             clients[f"sql-{n}"] = Client(f"sql-{n}", history, Sql(world.ports[f"sql-{n}>mysql"]))
         stop: list[bool] = []
-        begin_us = now_us()
+        begin_us, before_us = now_us(), waited_us()
         threads = [
             threading.Thread(
                 target=client.run,
@@ -77,13 +77,18 @@ def play(plan: Plan, out: Path) -> None:
         ended_us = now_us()
         dump(world, out / "tables")
         counted = counters(world)
+        busy = (waited_us() - before_us) / max(1, ended_us - begin_us)
         (out / "counters.json").write_text(json.dumps(counted, indent=1))
         run = {
             "seed": plan.seed, "scenario": plan.scenario, "expect": expected(plan), "skew_us": plan.skew_us,
             "started_us": begin_us, "calm_us": calm_us, "ended_us": ended_us, "limits": {"late_ms": 10_000},
         }  # fmt: skip
         (out / "run.json").write_text(json.dumps(run, indent=1))
-        print(f"chaos: {history.results}\nchaos: {counted}\nchaos: settled: {settled}", flush=True)
+        print(
+            f"chaos: {history.results}\nchaos: {counted}\nchaos: settled: {settled}; something waited"
+            f" for a processor {busy:.0%} of the time, this process {world.starved_s:.2f} s at most",
+            flush=True,
+        )
     finally:
         world.close()
 

@@ -34,6 +34,13 @@ def plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
+def waited_us() -> int:
+    """How long something on this machine has waited for a processor since it was started; 0 where nobody counts it."""
+    path = Path("/proc/pressure/cpu")
+    found = re.search(r"some .*total=(\d+)", path.read_text()) if path.exists() else None
+    return int(found[1]) if found else 0
+
+
 def counters(world: World) -> dict[str, int]:
     """What the servers, the proxy and the processes counted, killed ones included."""
     edges = world.order("stats")
@@ -52,4 +59,5 @@ def counters(world: World) -> dict[str, int]:
     found["unknown_commits"] = sum(edge.get("unknown_commits", 0) for edge in edges.values())
     found["commits"] = sum(edge.get("commits", 0) for edge in edges.values())
     found["deaths"] = len(world.deaths)
+    found["starved_ms"] = round(world.starved_s * 1000)
     return found

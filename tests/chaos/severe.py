@@ -142,6 +142,7 @@ def redis_failover(nemesis: Nemesis, fault: Fault) -> Act:
     sentinel_port = free_port(taken=ports)
     with client(old) as first, client(new) as second:
         first.config_set("port", ports[0])
+        first.config_set("repl-diskless-sync-delay", 0)
         second.config_set("port", ports[1])
         second.replicaof("127.0.0.1", ports[0])
         until(lambda: second.info("replication")["master_link_status"] == "up", 20)
@@ -194,18 +195,22 @@ def disk_full(nemesis: Nemesis, fault: Fault) -> Act:
     """No byte is left on the database's disk for `seconds`; over when a write is done again."""
     world = nemesis.world
     ballast = world.disk / "ballast"
-    free = os.statvfs(world.disk)
-    with open(ballast, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-    left = os.statvfs(world.disk)
-    yield
-    ballast.unlink()
+    left = -1
+    try:
+        with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+            while file.write(bytes(2**20)):  # until there is no room; the database goes on writing meanwhile
+                pass
+        disk = os.statvfs(world.disk)
+        left = disk.f_bavail * disk.f_frsize
+        yield
+    finally:
+        ballast.unlink()
     begun = time.monotonic()
     wrote = until(lambda: writes(world), 120, 0.2)
     log = (world.database.directory / "server.log").read_text(errors="replace")
     said = "No space left" in log or "Disk is full" in log or "Disk full" in log
     return wrote and said, (
-        f"{left.f_bavail * left.f_frsize} bytes were left, the server said so: {said};"
+        f"{left} bytes were left, the server said so: {said};"
         f" writes again after {time.monotonic() - begun:.1f} s: {wrote}"
     )
 

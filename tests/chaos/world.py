@@ -83,6 +83,7 @@ class World:
         self.deaths: list[Death] = []
         self.scraped: dict[tuple[str, int], dict[str, float]] = {}
         self._children: list[subprocess.Popen[str]] = []
+        self.starved_s = 0.0  # the longest that this process waited for a processor
         self._stopping = threading.Event()
         self._lock = threading.RLock()
         names = [f"{kind}.{n}" for kind, many in SCALE.items() for n in range(1, many + 1)]
@@ -112,7 +113,7 @@ class World:
 
     def start(self) -> "World":
         """All processes are at work."""
-        for target in (self._supervise, *(lambda p=p: self._scrape(p) for p in self.places.values())):
+        for target in (self._supervise, self._weather, *(lambda p=p: self._scrape(p) for p in self.places.values())):
             threading.Thread(target=target, daemon=True).start()
         for name in self.places:
             self.wait_at_work(name, 30)
@@ -130,6 +131,7 @@ class World:
             child.wait()
         for server in self.servers:
             server.kill()
+            server.stop()  # lets go of its directory
             with contextlib.suppress(OSError):
                 shutil.copy(server.directory / "server.log", self.out / "log" / f"server-{server.directory.name}.log")
         if self._mounted:
@@ -194,6 +196,12 @@ class World:
         """What the processes counted, all lives together."""
         with self._lock:
             return {name: sum(life.get(name, 0) for life in self.scraped.values()) for name in METRICS}
+
+    def _weather(self) -> None:
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            time.sleep(0.02)
+            self.starved_s = max(self.starved_s, time.monotonic() - begun - 0.02)
 
     def _supervise(self) -> None:
         while not self._stopping.wait(0.05):
