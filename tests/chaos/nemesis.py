@@ -124,6 +124,18 @@ def freeze(nemesis: Nemesis, fault: Fault) -> Act:
     return was, f"process {process.pid} stood still: {was}"
 
 
+def freeze_full_hands(nemesis: Nemesis, fault: Fault) -> Act:
+    """SIGSTOP for longer than a first lease, of a consumer with many slow handlers that have just begun."""
+    due_s = time.monotonic() + 6
+    for n in range(24):
+        key = f"{fault.name}-{n}-{now_us()}"
+        value = {"handler": "chaos", "payload": {"task_key": key, "sleep_ms": 5000}, "timeout_s": 20, "backoff_s": 1}
+        value["run_in_s"] = max(0.0, due_s - time.monotonic())
+        nemesis.client.do(Step(0, nemesis.client.name, key, "register", value))
+    time.sleep(max(0.0, due_s + 0.6 - time.monotonic()))
+    return (yield from freeze(nemesis, fault))
+
+
 def trip(nemesis: Nemesis, fault: Fault) -> Act:
     """The process gets a signal in the middle of a transaction: when this statement passes its edge."""
     world, name, number = nemesis.world, fault.options["at"], signal.Signals(fault.options["signal"])
@@ -268,6 +280,7 @@ def handler(nemesis: Nemesis, fault: Fault) -> Act:
 ACTS: dict[str, Callable[[Nemesis, Fault], Act]] = {
     "kill": kill,
     "freeze": freeze,
+    "freeze_full_hands": freeze_full_hands,
     "trip": trip,
     "server_killed": server_killed,
     "server_frozen": server_frozen,

@@ -101,7 +101,7 @@ SHORT += tuple(f"commit_{where}_{kind}" for where in ("before", "after") for kin
 CHAOS = tuple(name for name in MAKERS)
 # short enough, or long enough, for the mutants alone
 MAKERS["stuck_in_claim"] = _place("stuck_in_claim", "trip", "dispatcher", 16, 18, signal=STOP, statement=CLAIM)
-MAKERS["freeze_past_lease"] = _place("freeze_past_lease", "freeze", "consumer", 21.5, 22.5)
+MAKERS["freeze_full_hands"] = _place("freeze_full_hands", "freeze_full_hands", "consumer", 8, 8.5)
 
 
 def short(seed: int) -> list[Plan]:

@@ -112,7 +112,7 @@ def _used_up(task: Task, due_us: int) -> bool:
 def _counted(task: Task, before_us: int) -> Counter[int]:
     """How many of max_runs each version of the schedule has used."""
     return Counter(
-        run.get("schedule_version", 0)
+        run["schedule_version"]
         for run in task.runs
         if run["origin"] == "schedule" and run["due_at"] < before_us
         if run["attempt"] > 0 or run["state"] not in ("skipped", "cancelled")
@@ -136,6 +136,6 @@ def _asked_for(case: Case, task: Task, run: Row) -> None:
         case.report.add("invented", f"{what}: no schedule that was in force then has this occurrence")
     limits = _most(task)
     if limits and len(limits) == len(task.life.definitions):
-        counted = _counted(task, due_us + 1)[run.get("schedule_version", 0)]
+        counted = _counted(task, due_us + 1)[run["schedule_version"]]
         if counted > max(limits) and (run["attempt"] > 0 or run["state"] not in ("skipped", "cancelled")):
             case.report.add("invented", f"{what}: it is number {counted} of at most {max(limits)}")

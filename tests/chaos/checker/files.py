@@ -69,9 +69,15 @@ class Files(NamedTuple):
 
 
 WHOLE, MAYBE, TEXT, WORD = "a whole number", "a whole number or null", "a text", "a text or null"
-TASK = {"id": WHOLE, "task_key": WORD, "state": TEXT, "payload": TEXT, "next_run_at": MAYBE, "created_at": WHOLE}
+TASK = {
+    **dict.fromkeys(("id", "created_at", "timeout_s"), WHOLE),
+    "task_key": WORD,
+    "state": TEXT,
+    "payload": TEXT,
+    "next_run_at": MAYBE,
+}
 RUN = {
-    **dict.fromkeys(("id", "task_id", "due_at", "attempt", "failures"), WHOLE),
+    **dict.fromkeys(("id", "task_id", "due_at", "attempt", "failures", "schedule_version"), WHOLE),
     **dict.fromkeys(("wake_at", "claimed_at", "first_started_at", "started_at", "finished_at"), MAYBE),
     **dict.fromkeys(("skipped_until", "live_task_id"), MAYBE),
     **dict.fromkeys(("state", "origin"), TEXT),
@@ -212,6 +218,9 @@ def _run(row: Row) -> Row:
     expect, limits = row.get("expect") or {}, row.get("limits") or {}
     if not isinstance(expect, dict) or not isinstance(limits, dict):
         raise Garbage("run.json: expect and limits are objects")
+    processes = row.get("processes") or {}
+    if not isinstance(processes, dict) or not all(isinstance(n, int) and 0 < n < 100 for n in processes.values()):
+        raise Garbage("run.json: processes says how many dispatchers and consumers there are")
     if unknown := set(expect) - set(EXPECTED):
         raise Garbage(f"run.json: expect has {min(unknown)!r}, which nobody counts")
     for name, value in (

@@ -13,7 +13,7 @@ KEPT = ("state", "attempt", "failures", "finished_at", "result", "error", "reaso
 def check(case: Case) -> None:
     """I6, I7, I8, I11 and the rows' own laws."""
     names = {task.row["id"]: task.key for task in case.tasks.values() if task.row}
-    timeouts = {row["id"]: int(row.get("timeout_s", 60)) for row in case.files.tasks}
+    timeouts = {row["id"]: row["timeout_s"] for row in case.files.tasks}
     runs = {run["id"] for run in case.files.runs}
     for run in case.files.runs:
         name = f"{names.get(run['task_id'], run['task_id'])}, run {run['id']} due {at(run['due_at'])}"
