@@ -8,7 +8,7 @@ CHAOS := $(BIN)/python -m tests.chaos
 CHAOS_OPTIONS := --seed $(or $(SEED),1) $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time chaos chaos-short chaos-long bench bench-peers lock clean
+.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time chaos chaos-short chaos-long chaos-mutants bench bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ chaos-short: setup-dev ## the same in 90 seconds: kills, FLUSHALL, the commit cu
 
 chaos-long: setup-dev ## failovers, a full and a slow disk, clocks that jump, mixed: 30 minutes
 	@exec $(CHAOS) long $(CHAOS_OPTIONS)
+
+chaos-mutants: setup-dev ## 15 mutants of Clockjack, each of which the checker must catch: 15 minutes; SEED=1
+	@exec $(CHAOS).mutants $(if $(SEED),--seed $(SEED))
 
 bench: setup-dev ## all benchmarks, into docs/performance.md; on a quiet machine, about half an hour
 	@exec $(BIN)/python -m tests.bench

@@ -100,7 +100,7 @@ SHORT = ("kill_dispatcher", "kill_consumer", "kill_mysqld", "kill_redis", "flush
 SHORT += tuple(f"commit_{where}_{kind}" for where in ("before", "after") for kind in SCALE)
 CHAOS = tuple(name for name in MAKERS)
 # short enough, or long enough, for the mutants alone
-MAKERS["stuck_in_claim"] = _place("stuck_in_claim", "trip", "dispatcher", 16, 18, signal=STOP, statement=CLAIM)
+MAKERS["stuck_in_claim"] = _place("stuck_in_claim", "trip", "dispatcher", 20, 21, signal=STOP, statement=CLAIM)
 MAKERS["freeze_full_hands"] = _place("freeze_full_hands", "freeze_full_hands", "consumer", 8, 8.5)
 
 

@@ -154,7 +154,7 @@ def _once(world: World) -> None:
         world.ran(world.task(f"once-{n}", 4 + n / 10, run_at=due), due)
     past = world.task("past", 20, run_at=us(19.999))
     world.ran(past, us(19.999), 20.015)
-    fails = world.task("fails", 21, run_at=us(25), backoff_s=1)
+    fails = world.task("fails", 21, run_at=us(25), backoff_s=1, payload={"task_key": "fails", "fail": 2})
     run = world.ran(fails, us(25), attempt=3, failures=2, started_at=us(28), finished_at=us(28.04))
     for number, start in ((1, us(25.004)), (2, us(26.5))):
         world.attempt(run, number, "failed", start, start + 20_000)

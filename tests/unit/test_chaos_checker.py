@@ -274,6 +274,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         lambda w: w.attempts[1].update(ended_at=us(25.001)),
         "fence: fails, run 40 due 17:47:05.000000: attempt 1 failed 17:47:05.001000, and was at work 17:47:05.005000",
     ),
+    "another attempt's failure": (
+        lambda w: w.attempts[0].update(outcome="failed", ended_at=us(33)),
+        "fence: cron, run 26 due 17:47:10.000000: attempt 1 failed after 2.996 s, and nothing told it to",
+    ),
     "succeeded by an attempt that had no effect": (
         lambda w: run_of(w, "cron", 30).update(attempt=3),
         "fence: cron, run 26 due 17:47:10.000000: attempt 3 succeeded, and had no effect of its own",

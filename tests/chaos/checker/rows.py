@@ -1,18 +1,20 @@
 """What the rows say of themselves: leases, the fence, terminal states that stay, and columns that agree."""
 
-from tests.chaos.checker.case import TERMINAL, Case, at, once
+from tests.chaos.checker.case import TERMINAL, Case, Task, at, once
 from tests.chaos.checker.files import Row
 from tests.chaos.checker.oracle import S
 
 FIRST_LEASE_S = 6
 SETTLED_S = 30
 REVIVED = ("paused", "edited", "cancelled", "invalid")
+TOLD = ("fail", "crash", "hang", "bytes")  # what a payload of the load says to make its handler fail
 KEPT = ("state", "attempt", "failures", "finished_at", "result", "error", "reason", "worker", "first_started_at")
 
 
 def check(case: Case) -> None:
     """I6, I7, I8, I11 and the rows' own laws."""
     names = {task.row["id"]: task.key for task in case.tasks.values() if task.row}
+    told = {task.row["id"] for task in case.tasks.values() if task.row and _told_to_fail(task)}
     timeouts = {row["id"]: row["timeout_s"] for row in case.files.tasks}
     runs = {run["id"] for run in case.files.runs}
     for run in case.files.runs:
@@ -20,6 +22,8 @@ def check(case: Case) -> None:
         attempts = case.attempts.get(run["id"], [])
         _leases(case, name, run, attempts)
         _fence(case, name, run, attempts)
+        for attempt in attempts if run["task_id"] not in told else ():
+            _stopped(case, name, attempt)
         _agree(case, name, run)
         _over(case, name, run, timeouts.get(run["task_id"], 60))
     for run_id in set(case.attempts) - runs:
@@ -66,6 +70,19 @@ def _fence(case: Case, name: str, run: Row, attempts: list[Row]) -> None:
     for attempt in attempts:
         if attempt["outcome"] == "failed":
             _failed_itself(case, name, run, attempt)
+
+
+def _told_to_fail(task: Task) -> bool:
+    payloads = [definition.get("payload") for definition in task.life.definitions]
+    return any(not isinstance(payload, dict) or any(payload.get(word) for word in TOLD) for payload in payloads)
+
+
+def _stopped(case: Case, name: str, attempt: Row) -> None:
+    """A handler that nothing tells to fail does so only when it is stopped: after its lease, and not within it."""
+    spent_us = attempt["ended_at"] - (attempt["started_at"] or 0)
+    if attempt["outcome"] == "failed" and spent_us < FIRST_LEASE_S * S:
+        text = f"{name}: attempt {attempt['attempt']} failed after {spent_us / S:.3f} s, and nothing told it to"
+        case.report.add("fence", text)
 
 
 def _failed_itself(case: Case, name: str, run: Row, attempt: Row) -> None:
