@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tests.chaos.checker import oracle
@@ -55,7 +56,7 @@ class Task:
     row: Row | None
     runs: list[Row]
     until_us: int
-    _due: dict[int, list[int]] = field(default_factory=dict)
+    _due: dict[int, dict[int, None]] = field(default_factory=dict)
 
     @property
     def ops(self) -> list[Op]:
@@ -70,19 +71,28 @@ class Task:
         """The states that have a definition, each with it."""
         return ((state, self.life.definitions[state.number]) for state in states if state.mode != ABSENT)
 
-    def due(self, number: int) -> list[int]:
-        """Every occurrence of this definition, whatever becomes of the task; [] if nobody can read it."""
+    def due(self, number: int) -> dict[int, None]:
+        """Every occurrence of this definition in order, whatever becomes of the task; none if nobody can read it."""
         if number not in self._due:
             definition = self.life.definitions[number]
-            low = min(op.from_us for op in self.ops) - 10 * AHEAD_US
-            if once(definition):
-                low = 0
+            low = 0 if once(definition) else min(op.from_us for op in self.ops) - 10 * AHEAD_US
             try:
                 created = self.row["created_at"] if self.row else None
-                self._due[number] = oracle.due(definition, low, self.until_us, created)
+                self._due[number] = dict.fromkeys(oracle.due(definition, low, self.until_us, created))
             except oracle.Unreadable:
-                self._due[number] = []
+                self._due[number] = {}
         return self._due[number]
+
+    @cached_property
+    def own(self) -> dict[int, Row]:
+        """The row of each occurrence that has one of its own."""
+        return {run["due_at"]: run for run in reversed(self.runs) if run["origin"] != "manual"}
+
+    @cached_property
+    def ranges(self) -> list[Row]:
+        """The rows that stand for more than one occurrence: those with an end, then those of a pause without one."""
+        ended = [run for run in self.runs if run["skipped_until"] is not None]
+        return ended + [run for run in self.runs if run["reason"] == "paused" and run["skipped_until"] is None]
 
     def base(self, due_us: int, before_us: int) -> int:
         """From when on its lateness counts: from due, or from the answer that made it due only then."""

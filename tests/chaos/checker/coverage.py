@@ -19,7 +19,7 @@ def check(case: Case) -> int:
             for due_us, since_us in due.items():
                 _covered(case, task, due_us, since_us)
             for due_us in owed(case, task, "paused"):
-                if due_us not in due and not _rows_of(task, due_us):
+                if due_us not in due and _row_of(task, due_us) is None:
                     case.report.add("silent", f"{task.key}, due {at(due_us)}: it was paused, and no row says so")
         for run in task.runs:
             _asked_for(case, task, run)
@@ -62,23 +62,22 @@ def _passed_over(case: Case, task: Task, since_us: int) -> bool:
 
 
 def _covered(case: Case, task: Task, due_us: int, since_us: int) -> None:
-    found = _rows_of(task, due_us)
-    if not found:
+    run = _row_of(task, due_us)
+    if run is None:
         if not _used_up(task, due_us):
             case.report.add("missing", f"{task.key}, due {at(due_us)}: it was in force, and no row covers it")
         return
-    run = found[0]
     if run["state"] in ("skipped", "cancelled") and not _excused(case, task, run, due_us, since_us):
         text = f"{task.key}, due {at(due_us)}: {run['state']} as {run['reason']}, and nothing in the history says so"
         case.report.add("missing", text)
 
 
-def _rows_of(task: Task, due_us: int) -> list[Row]:
-    """The rows that cover this occurrence: its own first, then ranges; one of a pause without an end is open."""
-    runs = [run for run in task.runs if run["origin"] != "manual" and run["due_at"] <= due_us]
-    own = [run for run in runs if run["due_at"] == due_us]
-    ended = [run for run in runs if due_us < (run["skipped_until"] or 0)]
-    return own + ended + [run for run in runs if run["reason"] == "paused" and run["skipped_until"] is None]
+def _row_of(task: Task, due_us: int) -> Row | None:
+    """The row that covers this occurrence: its own, or a range."""
+    if own := task.own.get(due_us):
+        return own
+    ranges = (run for run in task.ranges if run["due_at"] < due_us)
+    return next((run for run in ranges if run["skipped_until"] is None or due_us < run["skipped_until"]), None)
 
 
 def _excused(case: Case, task: Task, run: Row, due_us: int, since_us: int) -> bool:

@@ -10,8 +10,8 @@ from tests.chaos.checker.limits import LOST_S
 from tests.chaos.checker.oracle import S
 
 
-def check(case: Case) -> None:
-    """I9 and I10, and the blind match."""
+def check(case: Case) -> int:
+    """I9 and I10, and the blind match; returns how many windows that had."""
     names = {task.row["id"]: task for task in case.tasks.values() if task.row}
     rows = {(run["task_id"], run["due_at"]): run for run in case.files.runs}
     for run in case.files.runs:
@@ -23,7 +23,7 @@ def check(case: Case) -> None:
             case.report.add("invented", f"{effects[0].task_key}: an effect of a run due {at(due_us)}, which has no row")
         elif owner is not None and any(effect.task_key != owner.key for effect in effects):
             case.report.add("invented", f"{owner.key}: its run due {at(due_us)} had the payload of another task")
-    blind(case)
+    return blind(case)
 
 
 def _of_run(case: Case, key: str, run: Row) -> None:
@@ -43,16 +43,20 @@ def _of_run(case: Case, key: str, run: Row) -> None:
             case.report.add("twice", f"{name}: an effect of attempt {effect.attempt}, which no row tells of")
 
 
-def blind(case: Case) -> None:
+def blind(case: Case) -> int:
     """Each window [due, due + 10 s + skew] of a task has one effect of its own; knows neither rows nor run keys."""
     moments: dict[str, list[int]] = defaultdict(list)
     for effect in case.files.effects:
         if effect.phase == "enter":
             moments[effect.task_key].append(effect.at_us)
+    many = 0
     for task in case.tasks.values():
-        for due_us in unmatched(windows(case, task), sorted(moments.get(task.key, ()))):
+        spans = windows(case, task)
+        many += len(spans)
+        for due_us in unmatched(spans, sorted(moments.get(task.key, ()))):
             text = f"{task.key}, due {at(due_us + case.skew_us)}: no effect of its own in its window"
             case.report.add("missing", text)
+    return many
 
 
 def windows(case: Case, task: Task) -> list[tuple[int, int]]:

@@ -18,14 +18,14 @@ def judge(files: Files) -> dict[str, Any]:
     due = coverage.check(one)
     begun = starts.check(one)
     rows.check(one)
-    effects.check(one)
+    windows = effects.check(one)
     registered = [op for op in files.ops if op.f == "register"]
     counted: dict[str, int] = {name: int(files.counters.get(name, 0)) for name in EXPECTED}
     counted["lost_attempts"] = sum(attempt["outcome"] == "lost" for attempt in files.attempts)
     ok = sum(op.result == "ok" for op in registered)
     if files.counters["deadlocks"]:
         report.add("locking", f"{files.counters['deadlocks']} deadlocks", files.counters["deadlocks"])
-    _vacuous(one, counted, registered_ok=ok, due=due, effects=len(files.effects))
+    _vacuous(one, counted, registered_ok=ok, due=due, effects=len(files.effects), windows=windows)
     faults = _faults(one, begun)
     late_us = [start.start_us - one.limits.begins(start.base_us) for start in begun]
     return {
