@@ -171,7 +171,8 @@ def long(seed: int) -> list[Plan]:
     before = ("disk_slow", "kill_mysqld", "kill_redis", "kill_dispatcher", *(f"commit_after_{kind}" for kind in SCALE))
     failover = plan("failover", seed, [*_drawn(before, seed), *_drawn(("mysql_failover",), seed)], calm_s=30)
     failover.needs = ("pair",)
-    clock = plan("clock", seed, _drawn(("clock_mysqld", "kill_dispatcher", "kill_consumer"), seed), calm_s=30)
+    # calm for so long that the receiver, whose clock did not jump, can be asked about what was due
+    clock = plan("clock", seed, _drawn(("clock_mysqld", "kill_dispatcher", "kill_consumer"), seed), calm_s=50)
     clock.needs, clock.skew_us = ("database_clock",), 5_100_000
     return [servers, failover, clock, plan("mixed", seed, _mixed(seed), calm_s=30)]
 
