@@ -63,7 +63,7 @@ def play(plan: Plan, out: Path) -> None:
         nemesis = Nemesis(
             world, Client("nemesis", history, Http(ports, world.api_key)), out / "faults.jsonl", plan.seed
         )
-        nemesis.run(plan.faults, begin_us)
+        nemesis.run(plan.faults, begin_us, plan.load_s)
         calm_us = now_us()
         dump(world, out / "tables_calm", ("runs",))
         until(lambda: now_us() >= begin_us + int(plan.load_s * 1e6), plan.load_s + 1)

@@ -31,11 +31,14 @@ class Nemesis:
         self.world, self.client, self.done = world, client, list[dict[str, Any]]()
         self._file, self._rng = open(path, "a"), random.Random(f"{seed}/nemesis")  # noqa: SIM115
 
-    def run(self, faults: list[Fault], begin_us: int) -> None:
-        """All faults have come and gone, and everything is healed."""
+    def run(self, faults: list[Fault], begin_us: int, load_s: float) -> None:
+        """All faults have come and gone, and everything is healed; one that came after the load proves nothing."""
         for fault in faults:
             time.sleep(max(0.0, begin_us / 1e6 + fault.at_s - time.time()))
-            self.one(fault)
+            if now_us() > begin_us + (load_s - 2) * 1e6:
+                self.tell(fault.name, target(fault), now_us(), False, "too late: the load is over")
+            else:
+                self.one(fault)
         self.heal()
 
     def one(self, fault: Fault) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 SCALE = {"producer": 2, "dispatcher": 3, "consumer": 3}
 HTTP_CLIENTS, SQL_CLIENTS = 6, 3
 WARM_S, GAP_S = 6.0, 1.8
-EDGE_MODES = ("cut", "stall", "up", "down", "slow")
+# what a fault takes besides its seconds, at most, on a machine that is not too busy; all others end by themselves
+TAKES_S = {"rolling_restart": 25, "disk_full": 70, "disk_slow": 12, "redis_failover": 10, "mysql_failover": 5}
+TAKES_S |= {"handler_hang": 3, "kill_threads": 7, "exhaust_connections": 3}
 
 
 @dataclass
@@ -57,7 +59,7 @@ def plan(scenario: str, seed: int, faults: Sequence[Fault], calm_s: float, rate:
     for fault in faults:
         fault.at_s = round(at_s, 1)
         at_s += fault.seconds + GAP_S * rng.uniform(0.7, 1.3)
-    load_s = round(at_s + 6.0, 1)
+    load_s = round(at_s + sum(TAKES_S.get(fault.name, 0.1) for fault in faults) + 6.0, 1)
     return Plan(seed, scenario, load_s, calm_s, list(faults), load(random.Random(f"{seed}/load"), load_s, rate))
 
 

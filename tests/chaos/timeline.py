@@ -36,15 +36,16 @@ def draw(out: Path) -> Path:
     bands = []
     for fault in sorted(faults, key=lambda fault: fault["from_us"]):
         begin, end = x(fault["from_us"]), max(x(fault["until_us"]), x(fault["from_us"]) + 2)
-        label = f"{fault['name']} {fault['target']}"
-        row = next((n for n, edge in enumerate(rows) if edge < begin), len(rows))
-        rows[row:] = [*([begin + 5.2 * len(label)]), *rows[row + 1 :]]
+        label = f"{fault['name']} {fault['target'].removeprefix('edge ')}"
+        words = min(begin, WIDTH - 5.2 * len(label))
+        row = next((n for n, edge in enumerate(rows) if edge < words), len(rows))
+        rows[row : row + 1] = [max(end, words + 5.2 * len(label))]
         top = 50 + PLOT + row * ROW
         colour = "#c62" if fault["fired"] else "#999"
         bands.append(
             f'<rect x="{begin:.1f}" y="30" width="{end - begin:.1f}" height="{PLOT}" fill="{colour}" opacity="0.12"/>'
             f'<rect x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="9" fill="{colour}" opacity="0.7"/>'
-            f'<text x="{begin:.1f}" y="{top + 8}">{escape(label)}</text>'
+            f'<text x="{words:.1f}" y="{top + 8}">{escape(label)}</text>'
         )
     grid = [
         f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(s):.1f}" y2="{y(s):.1f}" stroke="#{"c00" if s == 10 else "ddd"}"/>'

