@@ -6,7 +6,7 @@ runs must not overlap; handler and payload come from MySQL, which also decides w
 | key | type | what |
 |---|---|---|
 | rq:queues, rq:queue:Q | set, list | RQ's queues; the list holds job ids that are due |
-| rq:job:r{run}-a{attempt} | hash | RQ's job: status, data (JSON), description, and our due_us and popped_us |
+| rq:job:r{run}-a{attempt} | hash | RQ's job: status, data (JSON), description, and our popped_us |
 | rq:wip:Q | sorted set | RQ's started registry: `{job}:{worker}` by the time until which it is believed |
 | clockjack:staged:Q | sorted set | job ids by due time in µs |
 | clockjack:consumers, clockjack:consumer:NAME | set, string | who serves which queue and handlers; JSON, 10 s |
@@ -18,17 +18,20 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import from_us, to_us
 from clockjack.ledger.runs import Popped
+from clockjack.reach import Reach
 
 __all__ = ["Queues", "RedisError", "job_id"]
 
@@ -40,11 +43,32 @@ ANNOUNCED_S = 10
 TIMEOUT_S = 1.0
 
 
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> "Redis":
+class Client(Redis):
+    """Calls fail at once while Redis is away."""
+
+    reach: Reach | None = None
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The answer."""
+        self._check()
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        """Commands that are sent together."""
+        self._check()
+        return super().pipeline(*args, **options)
+
+    def _check(self) -> None:
+        if self.reach is not None and self.reach.away:
+            raise RedisConnectionError("Redis is away")
+
+
+def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Client:
     """A client whose calls end within `timeout_s` and are never sent twice behind our back."""
-    return Redis.from_url(
+    client = Client.from_url(
         url, socket_timeout=timeout_s, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
     )
+    return cast(Client, client)
 
 
 def job_id(run_id: int, attempt: int) -> str:
@@ -53,16 +77,28 @@ def job_id(run_id: int, attempt: int) -> str:
 
 
 class Queues:
-    """The commands that the three stages use. Every call may raise RedisError within a second."""
+    """The commands that the three stages use. Every call may raise RedisError within a second; at once while Redis is
+    away, as `probe` found.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis = connect(url)
+        self.reach = Reach()
+        self.redis, self._probe = connect(url), connect(url)
+        self.redis.reach = self.reach
         lua = files("clockjack") / "lua"
         self._push, self._release, self._step, self._give_back, self._forget = (
             self.redis.register_script((lua / f"{name}.lua").read_text())
             for name in ("push", "release", "step", "give_back", "forget")
         )
+
+    def probe(self) -> None:
+        """`reach` knows whether Redis answers: a write that a full Redis accepts, too, and a read-only one does not."""
+        try:
+            self._probe.delete("clockjack:probe")
+            self.reach.answered(suspended=bool(self._probe.exists("rq:suspended")))
+        except RedisError as error:
+            self.reach.missed(type(error).__name__)
 
     def push(self, ready: Sequence[Ready], now_us: int) -> int:
         """Each of these runs is staged or in its queue; returns how many had to be written."""
@@ -71,11 +107,10 @@ class Queues:
         for i in range(0, len(ready), PUSH_AT_ONCE):
             args: list[Any] = [now_us, now, LONGEST_LIST]
             for run in ready[i : i + PUSH_AT_ONCE]:
-                due_us = to_us(run.due_at)
-                names = [run.run_id, due_us, run.attempt, *([run.live_task_id] if run.live_task_id else [])]
-                data = json.dumps([ENTRY, None, names, {}], separators=(",", ":"))
+                due_us, task = to_us(run.due_at), f",{run.live_task_id}" if run.live_task_id else ""
+                data = f'["{ENTRY}",null,[{run.run_id},{due_us},{run.attempt},{now_us}{task}],{{}}]'
                 name = job_id(run.run_id, run.attempt)
-                args += [name, run.queue, due_us, data, f"run {run.run_id} attempt {run.attempt}"]
+                args += (name, run.queue, due_us, data, f"run {run.run_id} attempt {run.attempt}")
             written += int(self._push(args=args)[0])
         return written
 
@@ -95,8 +130,8 @@ class Queues:
         `room`: the most to pop; how many could begin at once; the consumers that share what is there beyond that.
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
-        suspended, *values = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
-        return _popped(values[::2], values[1::2]), bool(suspended)
+        suspended, *data = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
+        return _popped(data), bool(suspended)
 
     def give_back(self, queue: str, worker: str, popped: Sequence[Popped], now_us: int) -> None:
         """Popped jobs are queued again, due ones at the head."""
@@ -170,11 +205,11 @@ class Queues:
             pipe.lindex(f"rq:queue:{name}", 0)
         heads = pipe.execute()
         for head in heads:
-            pipe.hmget(f"rq:job:{(head or b'').decode(errors='replace')}", "due_us", "pushed_us")
-        jobs = pipe.execute()
+            pipe.hget(f"rq:job:{(head or b'').decode(errors='replace')}", "data")
+        found = [_popped([data]) if data else [] for data in pipe.execute()]
         return {
-            name: max(0.0, (now_us - max(int(due), int(pushed or 0))) / 1e6) if head and due else 0.0
-            for name, head, (due, pushed) in zip(names, heads, jobs, strict=True)
+            name: max(0.0, (now_us - max(to_us(one[0].due_at), one[0].pushed_us)) / 1e6) if one else 0.0
+            for name, one in zip(names, found, strict=True)
         }
 
     def status(self, now_us: int | None = None) -> list[dict[str, Any]]:
@@ -226,20 +261,19 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
-def _popped(data: Sequence[bytes], pushed_us: Sequence[bytes]) -> list[Popped]:
+def _popped(data: Sequence[bytes]) -> list[Popped]:
     """What these messages say, without those that cannot be read."""
     try:  # all at once; one by one only if one of them spoils it
-        read = json.loads(b"[" + b",".join(data) + b"]") if data else []
-        return [_message(one[2], pushed) for one, pushed in zip(read, pushed_us, strict=True)]
+        return [_message(*one[2]) for one in json.loads(b"[" + b",".join(data) + b"]")]
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
-        if len(data) <= 1:
-            return []
-    return [p for one, pushed in zip(data, pushed_us, strict=True) for p in _popped([one], [pushed])]
+        return [p for one in data for p in _popped([one])] if len(data) > 1 else []
 
 
-def _message(ids: Sequence[Any], pushed_us: bytes) -> Popped:
-    run_id, due_us, attempt, *task = ids
-    return Popped(int(run_id), from_us(int(due_us)), int(attempt), int(pushed_us), int(task[0]) if task else None)
+def _message(run_id: int, due_us: int, attempt: int, pushed_us: int = 0, task_id: int | None = None) -> Popped:
+    return Popped(int(run_id), _due(int(due_us)), int(attempt), int(pushed_us), int(task_id) if task_id else None)
+
+
+_due = lru_cache(4096)(from_us)  # runs of one batch are often due at the same instant
 
 
 def _iso(us: int) -> str:

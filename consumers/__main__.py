@@ -10,8 +10,9 @@ from clockjack.handlers import Run, load
 from clockjack.ledger import server
 from clockjack.ledger.database import Database
 from clockjack.settings import for_process
-from consumers import builtin, isolation
-from consumers.execution import Job, invoke
+from consumers import builtin
+from consumers.execution import Job
+from consumers.isolation import Children
 from consumers.worker import BatchWorker
 
 
@@ -30,18 +31,15 @@ def main() -> int:
         print(f"consumer: CLOCKJACK_HANDLERS={','.join(settings.handlers)}: {error!r}", file=sys.stderr)
         return 2
     builtin.install(settings, database.clock.now_us)
-    if settings.isolated:
-        isolation.prepare(settings.handlers)
+    children = Children(settings, settings.concurrency) if settings.isolated else None
 
     def call(job: Job, run: Run) -> Any:
         function = registry.get(run.handler)
         if function is None:
             raise UnknownHandler(f"no consumer of queue {settings.queue!r} knows a handler named {run.handler!r}")
-        if settings.isolated:
-            return isolation.call(
-                run, settings, database.clock.now_us(), lambda child: worker.engine.pool.owns(job, child)
-            )
-        return invoke(function, run)
+        if children is not None:
+            return children.call(run, database.clock.now_us(), lambda child: worker.engine.pool.owns(job, child))
+        return function(run)  # or a coroutine, which the pool awaits
 
     gc.collect()
     gc.freeze()  # a batch makes thousands of objects that live for milliseconds: looking through all others costs more

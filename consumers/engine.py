@@ -19,6 +19,7 @@ from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chun
 from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
+from consumers.direct import Direct
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
 from consumers.writing import write
 
@@ -41,6 +42,7 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.direct = Direct(database, queues.reach, queue)
         self.peers = 1
         self.stopping = False
         self.stuck = False
@@ -59,7 +61,7 @@ class Engine:
         if time.monotonic() < self._mysql_off_until:
             return False
         ended = self._ended()
-        popped = self._pop()
+        popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=self.stopping, idle=not self.bell.is_set())
         back = [e for e in ended if e[1].kind == "handed_back"]
         ended = [e for e in ended if e[1].kind != "handed_back"]
         try:
@@ -147,6 +149,9 @@ class Engine:
         return ended
 
     def _pop(self) -> list[Popped]:
+        if self.queues.reach.away:
+            self._done.clear()  # what Redis still has of them expires
+            return []
         most = free = 0
         wanted = not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until
         if wanted:
@@ -188,12 +193,13 @@ class Engine:
         if started.now is not None and boot_s() - sent_s < SLOW_COMMIT_S:  # it is as old as the transaction
             self.database.clock.observe(started.now)
         self.pool.add(started.execute, sent_s, judged_s)
-        pushed_us = {p.run_id: p.pushed_us for p in popped}
-        for run in started.execute:
-            due_us = to_us(run["due_at"])
-            queued_us = max(pushed_us[run["id"]], due_us)
-            wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
-            wait.observe(max(0, due_us + run["late_us"] - queued_us) / 1e6)
+        late_us = {run["id"]: run["late_us"] for run in started.execute}
+        for p in popped:
+            if p.run_id in late_us:
+                due_us = to_us(p.due_at)
+                queued_us = max(p.pushed_us, due_us)
+                wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
+                wait.observe(max(0, due_us + late_us[p.run_id] - queued_us) / 1e6)
         for run, verdict in started.not_run:
             self._log(run, "put off" if verdict == "later" else verdict)
         if started.refused:
@@ -203,9 +209,11 @@ class Engine:
                 self.queues.give_back(self.queue, self.name, started.early, self.database.clock.now_us())
             except RedisError:
                 started.early.clear()  # looked at again at its wake_at
-        executing = {job_id(run["id"], run["attempt"]) for run in started.execute}
-        early = {job_id(p.run_id, p.attempt) for p in started.early}
-        self._done += sorted({job_id(p.run_id, p.attempt) for p in popped} - executing - early)
+        if len(started.execute) < len(popped):
+            executing = {(run["id"], run["attempt"]) for run in started.execute}
+            early = {(p.run_id, p.attempt) for p in started.early}
+            rest = {(p.run_id, p.attempt) for p in popped} - executing - early
+            self._done += [job_id(*one) for one in sorted(rest)]
 
     def _report(self, ended: Ended, finished: Finished) -> None:
         over, counted = [], dict[str, int]()

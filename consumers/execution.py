@@ -7,30 +7,29 @@ and while its lease, reckoned on the boot clock from the moment the statement wa
 import asyncio
 import ctypes
 import inspect
-import json
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any
 
 from clockjack.handlers import Run
-from clockjack.ledger.database import Clock, chunks, to_us
+from clockjack.ledger.database import Clock, chunks
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
 from clockjack.ledger.wake import backoff_s
 from clockjack.queues import job_id
+from consumers.handling import as_json, described, due_of, run_of
+from consumers.waiting import Loop
 
 log = logging.getLogger("clockjack.consumer")
 
 WITHIN_S = 0.2
 BEGIN_WITHIN_S = 1.0
 STOP_WITHIN_S = 5.0
-RESULT_BYTES = 16_384
 HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so much work, at most so many runs
 
 
@@ -58,7 +57,8 @@ class Job:
     why: str | None = None
     stopped_s: float | None = None
     thread: int = 0
-    child: Any = None
+    child: Any = None  # what can be killed instead of the thread: a process, or a coroutine
+    waits: bool = False  # its handler is a coroutine, and has left its thread
     spent_s: float = 0.0
     late_s: float | None = None
     offered: bool = False
@@ -66,16 +66,6 @@ class Job:
 
     def __post_init__(self) -> None:
         self.id = job_id(self.held.run_id, self.held.attempt)
-
-
-def invoke(function: Callable[[Run], Any], run: Run) -> Any:
-    """What the handler returns; a coroutine is run to its end in a loop of its own."""
-    value = function(run)
-    return asyncio.run(_await(value)) if value is not None and inspect.isawaitable(value) else value
-
-
-async def _await(value: Any) -> Any:
-    return await value
 
 
 class Pool:
@@ -89,8 +79,11 @@ class Pool:
         self.ewma_s: float | None = None
         self.waiting: set[Job] = set()  # started, not begun
         self._hands: queue.SimpleQueue[Sequence[Job]] = queue.SimpleQueue()
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each handler that may be at work
+        self._loop: Loop | None = None
         self._lock = threading.Lock()  # of the states of all jobs: held for microseconds
         for i in range(size):
+            self._slots.put(None)
             threading.Thread(target=self._work, name=f"handler-{i}", daemon=True).start()
 
     def add(self, rows: list[dict[str, Any]], sent_s: float, judged_s: float) -> None:
@@ -155,13 +148,14 @@ class Pool:
             elif not self.isolated:
                 _raise_in(job.thread, Stopped)
 
-    def owns(self, job: Job, child: Any) -> None:
-        """The handler runs in this child; its time counts from now. It is killed if the job was stopped meanwhile."""
+    def owns(self, job: Job, child: Any) -> bool:
+        """The handler runs in this child, its time counts from now; None: no more. Whether the job was not stopped."""
         with self._lock:
             job.child = child
             job.deadline_s = boot_s() + job.row["timeout_s"]
-            if job.why is not None:
+            if job.why is not None and child is not None:
                 child.kill()
+            return job.why is None
 
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""
@@ -191,11 +185,16 @@ class Pool:
         """Idle threads end."""
         for _ in range(self.size):
             self._hands.put(())
+        if self._loop is not None:
+            self._loop.close()
 
     def _work(self) -> None:
         while hand := self._hands.get():
             for job in hand:
+                self._slots.get()
                 self._execute(job)
+                if not job.waits:
+                    self._slots.put(None)
 
     def _begins(self, job: Job) -> bool:
         """Whether this thread may begin the job now; one whose verdict or lease has become old is handed back."""
@@ -232,8 +231,10 @@ class Pool:
                             _raise_in(job.thread, None)
         except Stopped:
             pass
-        if not begun:
-            return
+        if begun:
+            self._ended(job, outcome, given_up)
+
+    def _ended(self, job: Job, outcome: Outcome | None, given_up: bool) -> None:
         spent_s = job.spent_s = boot_s() - job.begun_s
         known_s = self.ewma_s
         # one long one among short ones may be this thread having waited for its turn: it counts for four
@@ -241,48 +242,45 @@ class Pool:
         if given_up:
             return
         self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
-    def _outcome(self, job: Job) -> Outcome:
+    def _outcome(self, job: Job) -> Outcome | None:
         row = job.row
         if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
-            job.late_s = max(0.0, (self._clock.now() - row["due_at"]).total_seconds())
+            job.late_s = max(0.0, (self._clock.now_us() - due_of(row["due_at"])[0]) / 1e6)
         try:
             value = self._call(job, run_of(row))
-            result = None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
-            if result is not None and len(result.encode()) > RESULT_BYTES:
-                raise ValueError(f"the handler's result has more than {RESULT_BYTES} bytes")
-            return Outcome(job.held, "succeeded", result=result)
-        except Stopped:
-            return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
+            if value is not None and inspect.isawaitable(value):
+                self._wait(job, value)
+                return None
+            return Outcome(job.held, "succeeded", result=as_json(value))
         except BaseException as error:
-            if job.why is not None:
-                return _failed(job, job.why, f"stopped after {boot_s() - job.begun_s:.1f} s")
-            return _failed(job, "failed", f"{type(error).__name__}: {_text(error)}")
+            return _of_error(job, error)
+
+    def _wait(self, job: Job, awaitable: Awaitable[Any]) -> None:
+        """The handler goes on in the loop, unless it was stopped by now; its slot stays taken."""
+        with self._lock:
+            if job.stopped_s is None:
+                self._loop = self._loop or Loop()
+                job.thread, job.waits = 0, True
+                job.child = self._loop.begin(awaitable, lambda task: self._waited(job, task))
+
+    def _waited(self, job: Job, task: asyncio.Task[Any]) -> None:
+        try:
+            outcome = Outcome(job.held, "succeeded", result=as_json(task.result()))
+        except BaseException as error:
+            outcome = _of_error(job, error)
+        with self._lock:
+            given_up, job.state, job.child = job.state == "over", "over", None
+        self._ended(job, outcome, given_up)
+        self._slots.put(None)
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "it has no text"
-
-
-def run_of(row: dict[str, Any]) -> Run:
-    """What the handler gets."""
-    return Run(
-        id=row["id"],
-        key=f"{row['task_id']}-{to_us(row['due_at'])}",
-        task_id=row["task_id"],
-        namespace=row["namespace"],
-        name=row["name"],
-        handler=row["handler"],
-        payload=json.loads(row["payload"]),
-        due_at=row["due_at"].replace(tzinfo=UTC),
-        attempt=row["attempt"],
-        failures=row["failures"],
-        timeout_s=row["timeout_s"],
-    )
+def _of_error(job: Job, error: BaseException) -> Outcome:
+    if job.why is not None or isinstance(error, Stopped):
+        return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
+    return _failed(job, "failed", described(error))
 
 
 def _failed(job: Job, why: str, error: str) -> Outcome:

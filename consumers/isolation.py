@@ -1,14 +1,22 @@
-"""One handler in one child process, which can be killed.
+"""Handlers in child processes that can be killed: a pool of warm children, each with one run at a time.
 
-Children are forked from a fork server (a fork of this threaded process could inherit a held lock). They die with it,
-and it dies with the consumer, so that no handler outlives the process that holds its lease.
+Children are forked from a fork server (a fork of this threaded process could inherit a held lock, or a socket). They
+die with it, and it dies with the consumer, so that no handler outlives the process that holds its lease. What a child
+says is not trusted: it is one frame of JSON of bounded length, never a pickle.
 """
 
+import asyncio
 import contextlib
+import inspect
 import json
 import multiprocessing
+import os
+import resource
+import select
 import signal
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,62 +24,155 @@ from typing import Any
 from clockjack.handlers import Run, load
 from clockjack.settings import Settings
 from consumers import builtin
+from consumers.handling import Failed, as_json, described
+from consumers.waiting import wait_for
+
+READY = 8
+RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
+GROWTH_MB = 256  # or when its peak has grown by so much
+FRAME_BYTES, ERROR_CHARS = 65_536, 4_000
+OF_RSS = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 _context = multiprocessing.get_context("forkserver")
 
 
 class ChildDied(Exception):
-    """The child ended without an answer."""
+    """The child ended without an answer, or with one that cannot be read."""
 
 
-def prepare(modules: Sequence[str]) -> None:
-    """The fork server has the handlers' modules loaded, so that a child begins in milliseconds."""
-    _context.set_forkserver_preload(["consumers.mortal", "consumers.isolation", "consumers.execution", *modules])
-    # started now, so that no handler waits for the imports; and deaf to the SIGTERM of a whole process group, because
-    # begun handlers have their grace period
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class Child:
+    """A warm process that executes one run after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pipe, theirs = _context.Pipe()
+        self._process = _context.Process(target=_serve, args=(theirs, settings), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._poll = select.poll()
+        for end in (self._pipe.fileno(), self._process.sentinel):
+            self._poll.register(end, select.POLLIN)
+        self.runs = 0
+
+    def begin(self, run: Run, now_us: int) -> None:
+        """The child has the run; OSError when it had ended before."""
+        self._pipe.send((run, now_us))
+        self.runs += 1
+
+    def answer(self) -> tuple[bool, bool, Any]:
+        """Whether it went well, whether the child wants to be replaced, and the result or error."""
+        ready = [end for end, _ in self._poll.poll()]  # its end counts too: what it forked may hold the pipe open
+        try:
+            if self._pipe.fileno() not in ready:
+                raise EOFError
+            succeeded, last, value = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
+        except (EOFError, ConnectionError):
+            self._process.join(1)
+            raise ChildDied(f"the handler's process ended with code {self._process.exitcode} and no answer") from None
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise ChildDied("the handler's process gave an answer that cannot be read") from None
+        return succeeded is True, last is not False, value
+
+    def kill(self) -> None:
+        """The process and what it started get SIGKILL."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.kill()
+
+    def end(self) -> None:
+        """The process has ended."""
+        self.kill()
+        self._process.join()
+        self._pipe.close()
 
 
-def call(run: Run, settings: Settings, now_us: int, started: Callable[[Any], None]) -> Any:
-    """The handler's JSON result from a child; raises what describes its failure. `started(process)` gets the child."""
-    ours, theirs = _context.Pipe()
-    child = _context.Process(target=_child, args=(theirs, run, settings, now_us), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        started(child)
-        kind, value = ours.recv()
-    except (EOFError, OSError):
-        child.join(1)
-        raise ChildDied(f"the handler's process ended with code {child.exitcode} and no answer") from None
-    finally:
-        ours.close()
-        child.join(1)
-        if child.is_alive():
-            child.kill()
-            child.join()
-    if kind == "failed":
-        raise RuntimeError(value)
-    return json.loads(value)
+class Children:
+    """A few children are ready (at most `most`); more come when all are busy, or when one had to end."""
+
+    def __init__(self, settings: Settings, most: int, runs: int = RUNS) -> None:
+        self._settings, self._runs = settings, runs
+        modules = ["consumers.mortal", "consumers.isolation", *settings.handlers]
+        _context.set_forkserver_preload(modules)  # so that a child begins in milliseconds
+        # started now, in the thread that lives longest; and deaf to the SIGTERM of a whole process group, because begun
+        # handlers have their grace period
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        self._idle = [Child(settings) for _ in range(min(READY, most))]
+
+    def call(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Any:
+        """The handler's result; raises what describes its failure.
+
+        `owns(child)` is told the child before it begins, and None when it is done; it answers whether it may go on.
+        """
+        child, again = self._begun(run, now_us, owns), False
+        try:
+            succeeded, last, value = child.answer()
+            again = not last and child.runs < self._runs
+        finally:
+            # disowned first: a kill that is meant for this run must not meet the next one
+            if owns(None) and again:
+                self._idle.append(child)
+            else:
+                child.end()
+        if not succeeded:
+            raise Failed(str(value))
+        return value
+
+    def _begun(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Child:
+        """A child that has the run. One that had died idle is passed over: that is not this run's fault."""
+        while True:
+            fresh = False
+            try:
+                child = self._idle.pop()
+            except IndexError:
+                fresh, child = True, Child(self._settings)
+            wanted = owns(child)
+            try:
+                child.begin(run, now_us)
+                return child
+            except OSError:
+                owns(None)
+                child.end()
+                if fresh or not wanted:
+                    raise ChildDied("the handler's process ended before it began") from None
+
+    def close(self) -> None:
+        """The idle children have ended."""
+        while self._idle:
+            self._idle.pop().end()
 
 
-def _child(pipe: Connection, run: Run, settings: Settings, now_us: int) -> None:
-    from consumers.mortal import die_with_parent
+def invoke(function: Callable[[Run], Any], run: Run) -> Any:
+    """What the handler returns; a coroutine is run to its end in a loop of its own."""
+    value = function(run)
+    return asyncio.run(wait_for(value)) if inspect.isawaitable(value) else value
 
-    die_with_parent()
+
+def _serve(pipe: Connection, settings: Settings) -> None:
+    from consumers.mortal import die_with_server
+
+    die_with_server()
+    os.setpgid(0, 0)  # so that what a handler starts can be killed with it
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        builtin.install(settings, lambda: now_us)
-        function = load(settings.handlers)[run.handler]
-        from consumers.execution import invoke
+    now_us, most = 0, _peak_bytes() + GROWTH_MB * 1_000_000
+    builtin.install(settings, lambda: now_us)
+    with contextlib.suppress(EOFError, OSError):  # the consumer is gone
+        while True:
+            run, now_us = pipe.recv()
+            try:
+                succeeded, text = True, as_json(invoke(load(settings.handlers)[run.handler], run)) or "null"
+            except BaseException as error:
+                succeeded, text = False, json.dumps(described(error)[:ERROR_CHARS])
+            # a thread that is left behind could do its harm in the next run
+            last = threading.active_count() > 1 or _peak_bytes() > most
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            pipe.send_bytes(f"[{json.dumps(succeeded)},{json.dumps(last)},{text}]".encode())
 
-        answer = ("succeeded", json.dumps(invoke(function, run), allow_nan=False))
-    except BaseException as error:
-        answer = ("failed", f"{type(error).__name__}: {error}")
-    with contextlib.suppress(OSError):
-        pipe.send(answer)
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * OF_RSS

@@ -25,6 +25,7 @@ from clockjack import telemetry
 from clockjack.ledger import server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError, connect
+from clockjack.reach import PROBE_S
 from clockjack.settings import Settings
 from consumers.engine import Engine
 from consumers.entry import execute
@@ -39,6 +40,8 @@ PEEK_S = 1.0
 class BatchWorker(Worker):
     """One queue, one process. `call(job, run)` executes a handler; `handlers` are the names it may execute."""
 
+    pubsub_thread: Any
+
     def __init__(self, settings: Settings, database: Database, handlers: Callable[[], list[str]], call: Any) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         super().__init__(
@@ -48,7 +51,9 @@ class BatchWorker(Worker):
             serializer=JSONSerializer,
             worker_ttl=30,
             maintenance_interval=10**9,
+            prepare_for_work=False,  # it would ask Redis
         )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.settings, self.handlers = settings, handlers
         self.engine = Engine(database, Queues(settings.redis_url), settings.queue, name, settings.concurrency, call)
         self._bell_wanted = threading.Event()
@@ -57,12 +62,8 @@ class BatchWorker(Worker):
         """Work until told to stop; True when the end was clean (nothing in hand was left behind)."""
         engine = self.engine
         self._install_signal_handlers()
-        self._wait_for_servers()
-        try:
-            self.bootstrap("WARNING")
-        except RedisError as error:  # a full Redis refuses it; the work does not need it
-            log.warning("RQ's tools do not see this worker: %s", error, extra={"action": "bootstrap"})
-        for target in (self._ring, self._beat, self._tell, self._watch):
+        self._wait_for_database()
+        for target in (self._probe, self._ring, self._beat, self._tell, self._watch):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
         until = float("inf")
@@ -97,19 +98,24 @@ class BatchWorker(Worker):
     def _only_stuck(self) -> bool:
         return self.engine.stuck and all(job.state == "over" for job in list(self.engine.pool.jobs.values()))
 
-    def _wait_for_servers(self) -> None:
+    def _wait_for_database(self) -> None:
         told = False
         while not self.engine.stopping:
             try:
                 self.engine.database.now()
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
-                self.connection.ping()
                 return
-            except (Unavailable, UnknownCommit, RedisError) as error:
+            except (Unavailable, UnknownCommit) as error:
                 if not told:
-                    log.warning("waiting for the servers: %s", error, extra={"action": "wait"})
+                    log.warning("waiting for the database: %s", error, extra={"action": "wait"})
                 told = True
                 time.sleep(0.5)
+
+    def _probe(self) -> None:
+        """Whether Redis can be reached is known, and what came due meanwhile is looked for as soon as it cannot."""
+        while True:
+            self.engine.queues.probe()
+            time.sleep(PROBE_S)
 
     def _ring(self) -> None:
         """The bell is set while the queue holds something: a rotation of a list onto itself blocks until it does."""
@@ -163,6 +169,7 @@ class BatchWorker(Worker):
                     engine.queues.announce(self.name, self.settings.queue, self.handlers(), self.settings.concurrency)
                 live = engine.queues.consumers().values()
                 engine.peers = max(1, sum(c["queue"] == self.settings.queue for c in live))
+                self._appear()
                 self.heartbeat()
                 self.set_state(WorkerStatus.BUSY if engine.pool.jobs else WorkerStatus.IDLE)
             except RedisError:
@@ -170,6 +177,18 @@ class BatchWorker(Worker):
             except Exception:
                 log.exception("announcing failed", extra={"action": "announce"})
             time.sleep(BEAT_S)
+
+    def _appear(self) -> None:
+        """RQ's tools see this worker, also in a Redis that was away at its start or has lost its data."""
+        listens = self.pubsub_thread is not None
+        if listens and self.connection.hexists(self.key, "birth"):
+            return
+        self.connection.delete(self.key)
+        if listens:
+            self.register_birth()  # type: ignore[no-untyped-call]
+        else:
+            self._set_ip_address(self.connection)
+            self.bootstrap("WARNING")
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from clockjack.ledger import runs
+from clockjack.ledger import direct, runs
 from clockjack.ledger.database import Connection, Database, Unavailable, UnknownCommit, is_lost
 from clockjack.ledger.finish import Finished, Outcome, finish
 from clockjack.ledger.runs import Popped, Started
@@ -24,7 +24,8 @@ def write(
     """
 
     def body(connection: Connection) -> tuple[Started, Finished]:
-        started = runs.start(connection, popped, token, worker) if popped else Started()
+        free = direct.free(connection, popped)
+        started = runs.start(connection, free, token, worker) if free else Started()
         return started, finish(connection, outcomes) if outcomes else Finished()
 
     def settle(connection: Connection) -> tuple[Started, Finished]:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from clockjack import telemetry
-from clockjack.ledger import claim, partitions, reports, wake
+from clockjack.ledger import claim, direct, partitions, reports, wake
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
+from clockjack.reach import PROBE_S
 
 log = logging.getLogger("clockjack.dispatcher")
 
@@ -49,7 +50,7 @@ class Dispatcher:
     def claim_step(self) -> bool:
         """One batch was claimed and staged; True when more may be waiting."""
         begun = time.monotonic()
-        done = claim.claim(self.database, self.ages, memory=self._memory)
+        done = claim.claim(self.database, self.ages, memory=self._memory, staged=not self.queues.reach.away)
         if done.tasks:
             telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
             telemetry.CLAIMED.inc(len(done.ready))
@@ -59,6 +60,8 @@ class Dispatcher:
 
     def release_step(self) -> int | None:
         """Staged runs that are due are in their queues; returns the next due time in µs, if any is known here."""
+        if self.queues.reach.away:
+            return None
         now_us = self.database.clock.now_us()
         moved, soonest = self.queues.release(sorted(self._names), now_us)
         after_us = self.database.clock.now_us()
@@ -68,10 +71,13 @@ class Dispatcher:
 
     def look_step(self) -> bool:
         """Runs whose wake_at has come were pushed again or lost; True when more are waiting."""
-        self._check_redis()
-        ready, lost, more = wake.look_again(self.database, self.ages)
+        if away := self.queues.reach.away:
+            self.ages = direct.ages(self.database)
+        else:
+            self._check_redis()
+        ready, lost, more = wake.look_again(self.database, self.ages, pushes=not away)
         telemetry.LOST.inc(lost)
-        if ready:
+        if ready and not away:
             telemetry.REPUSHED.inc(self.queues.push(ready, self.database.clock.now_us()))
             self._names.update(run.queue for run in ready)
             self._staged.set()
@@ -106,6 +112,8 @@ class Dispatcher:
         if not ready:
             return
         self._names.update(run.queue for run in ready)
+        if self.queues.reach.away:
+            return  # consumers look for them; whoever can reach Redis pushes them at their wake_at
         self.queues.push(ready, self.database.clock.now_us())
         self._staged.set()
         now = self.database.clock.now()
@@ -142,7 +150,7 @@ class Dispatcher:
     def run(self) -> None:
         """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
         loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop]
-        loops += [self._measure_loop, self._maintain_loop]
+        loops += [self._measure_loop, self._maintain_loop, self._probe_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -161,6 +169,9 @@ class Dispatcher:
                 self._listen(ear)
 
     def _listen(self, ear: Any) -> None:
+        if self.queues.reach.away:
+            self.stopping.wait(POLL_S)
+            return
         try:
             heard = ear.blpop(["clockjack:nudge"], timeout=POLL_S)
         except RedisError:
@@ -194,6 +205,11 @@ class Dispatcher:
         while not self.stopping.is_set():
             more = self._guarded("maintain", self.maintain_step)
             self.stopping.wait(MAINTAIN_SOON_S if more else MAINTAIN_S)
+
+    def _probe_loop(self) -> None:
+        while not self.stopping.is_set():
+            self.queues.probe()
+            self.stopping.wait(PROBE_S)
 
     def _guarded(self, name: str, step: Callable[[], Any]) -> Any:
         """The step's value; None when it failed, which is logged and counted, and after which the loop pauses."""

@@ -1,12 +1,12 @@
 """A due task whose occurrence already has a row: it was claimed, then paused, edited or resumed before it started."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger.advance import LOOK_AGAIN, Claimed, Ready, insert, move_on, see
+from clockjack.ledger.advance import Claimed, Ready, first_look, insert, move_on, see
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, rows
 from clockjack.ledger.decide import Skip, Step, decide
@@ -18,7 +18,12 @@ REVIVED = ("paused", "edited", "cancelled", "invalid")
 
 
 def adopt(
-    connection: Connection, clock: Clock, found: Sequence[Mapping[str, Any]], ages: Mapping[str, float]
+    connection: Connection,
+    clock: Clock,
+    found: Sequence[Mapping[str, Any]],
+    ages: Mapping[str, float],
+    *,
+    staged: bool = True,
 ) -> Claimed:
     """A task whose occurrence already has a row moves on; a row that never started follows the task's new schedule.
 
@@ -45,8 +50,8 @@ def adopt(
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
         step.ready = False
-        ready = _revive(connection, step, run, now, ages)
-    ready += insert(connection, [step], now, ages)
+        ready = _revive(connection, step, run, now, ages, staged)
+    ready += insert(connection, [step], now, ages, staged=staged)
     see(connection, [step])
     move_on(connection, [step])
     return Claimed(ready, int(step.invalid is not None), 1, full=step.misfired)
@@ -73,7 +78,7 @@ def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip) -> Skip |
 
 
 def _revive(
-    connection: Connection, step: Step, run: Mapping[str, Any], now: datetime, ages: Mapping[str, float]
+    connection: Connection, step: Step, run: Mapping[str, Any], now: datetime, ages: Mapping[str, float], staged: bool
 ) -> list[Ready]:
     task = step.task
     key = {"id": run["id"], "due": run["due_at"], "version": task["schedule_version"], "live": serial(task)}
@@ -87,7 +92,7 @@ def _revive(
     if run["state"] not in ("skipped", "cancelled") or run["reason"] not in REVIVED:
         return []
     step.counted = True
-    wake_at = max(run["due_at"], now) + LOOK_AGAIN + timedelta(seconds=2 * ages.get(task["queue"], 0.0))
+    wake_at = first_look(run["due_at"], now, ages.get(task["queue"]), staged)
     changed(
         connection,
         "UPDATE runs SET state = 'ready', attempt = attempt + 1, reason = NULL, finished_at = NULL, wake_at = :wake,"

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.clock import Clock
-from clockjack.ledger.database import changed, chunks, rows
+from clockjack.ledger.database import changed, chunks
 from clockjack.ledger.decide import PAYLOAD_BYTES, Step, decide, payload_fault
 from clockjack.ledger.exact import moment
 from clockjack.ledger.tasks import close_pause, done_by_sql, serial
@@ -56,8 +56,9 @@ def apply(
     *,
     full: bool = False,
     parked: Sequence[Step] = (),
+    staged: bool = True,
 ) -> Claimed:
-    """The locked tasks' runs are inserted and the tasks moved on."""
+    """The locked tasks' runs are inserted and the tasks moved on. `staged`: the caller will push the runs to Redis."""
     if not found and not parked:
         return Claimed([], 0, 0, full)
     steps = list(parked)
@@ -67,7 +68,7 @@ def apply(
         for task in found:
             fault = faults.get(task["id"])
             steps.append(Step(task, None, invalid=fault) if fault else decide(task, now))
-        ready = insert(connection, steps, now, ages)
+        ready = insert(connection, steps, now, ages, staged=staged)
     else:
         ready = []
     see(connection, steps)
@@ -84,21 +85,22 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
     new = [task["id"] for task in found if task["version"] == 0 and task["state"] in ("active", "paused")]
     if not new:
         return {}
-    sql = (
-        f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) AS payload FROM tasks WHERE id IN :ids"
-    )
-    judged = {row["id"]: payload_fault(row["payload"]) for row in rows(connection, sql, ids=sorted(new))}
+    among = ",".join(str(int(i)) for i in sorted(new))
+    sql = f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) FROM tasks WHERE id IN ({among})"
+    judged = {task_id: payload_fault(payload) for task_id, payload in connection.exec_driver_sql(sql)}
     return {task_id: fault[:1000] for task_id, fault in judged.items() if fault}
 
 
-def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float]) -> list[Ready]:
+def insert(
+    connection: Connection, steps: list[Step], now: datetime, ages: Mapping[str, float], *, staged: bool = True
+) -> list[Ready]:
     """The rows of the runs that are ready, and of what is skipped, are there; returns the ready ones."""
     made = sorted((step for step in steps if step.ready), key=lambda step: int(step.task["id"]))
     ready: list[Ready] = []
     if made:
         result = connection.exec_driver_sql(
             "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state,"
-            " live_task_id, wake_at) VALUES " + ",".join(_ready_row(step.task, now, ages) for step in made),
+            " live_task_id, wake_at) VALUES " + ",".join(_ready_row(step.task, now, ages, staged) for step in made),
             tuple(step.task["queue"] for step in made),
         )
         first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
@@ -120,11 +122,17 @@ def insert(connection: Connection, steps: list[Step], now: datetime, ages: Mappi
     return ready
 
 
-def _ready_row(task: Mapping[str, Any], now: datetime, ages: Mapping[str, float]) -> str:
+def first_look(due_at: datetime, now: datetime, age_s: float | None, staged: bool) -> datetime:
+    """The wake_at of a claimed run: when its message should have had its effect; without a message, when it is due."""
+    wake_at = max(due_at, now)
+    if not staged:
+        return wake_at
+    return wake_at + LOOK_AGAIN + timedelta(seconds=2 * age_s) if age_s else wake_at + LOOK_AGAIN
+
+
+def _ready_row(task: Mapping[str, Any], now: datetime, ages: Mapping[str, float], staged: bool) -> str:
     """Its numbers and times are written out: bound one by one they would cost more than the row."""
-    wake_at = max(task["next_run_at"], now) + LOOK_AGAIN
-    if age_s := ages.get(task["queue"]):
-        wake_at += timedelta(seconds=2 * age_s)
+    wake_at = first_look(task["next_run_at"], now, ages.get(task["queue"]), staged)
     return (
         f"({int(task['id'])},{moment(task['next_run_at'])},{int(task['schedule_version'])},{_version(task)},%s,"
         f"{moment(now)},'ready',{serial(task) or 'NULL'},{moment(wake_at)})"
@@ -153,15 +161,11 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
         if len(ids) == 1 and not misfired and missed_since is None:
             single[claimed].append((ids[0], goes_to))
         else:
-            changed(
-                connection,
-                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = :next, runs_claimed = runs_claimed + :claimed,"
-                " misfires_claimed = IF(:misfired, misfires_claimed + 1, 0), missed_since = :since WHERE id IN :ids",
-                next=goes_to,
-                claimed=claimed,
-                misfired=misfired,
-                since=missed_since,
-                ids=sorted(ids),
+            connection.exec_driver_sql(
+                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = {moment(goes_to)}, missed_since = {moment(missed_since)},"
+                f" runs_claimed = runs_claimed + {claimed},"
+                f" misfires_claimed = {'misfires_claimed + 1' if misfired else 0}"
+                f" WHERE id IN ({','.join(str(int(i)) for i in sorted(ids))})"
             )
     for claimed, pairs in single.items():
         for part in chunks(sorted(pairs), 200):  # a CASE is searched line by line: longer ones cost more a row

@@ -71,11 +71,18 @@ class Memory:
     pace: Pace = field(default_factory=Pace)
 
 
-def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, memory: Memory | None = None) -> Claimed:
+def claim(
+    database: Database,
+    ages: Mapping[str, float],
+    limit: int = BATCH,
+    memory: Memory | None = None,
+    *,
+    staged: bool = True,
+) -> Claimed:
     """Up to `limit` due tasks are claimed: on-time ones first, overdue ones with what is left of the batch.
 
     `ages` holds the oldest waiting age (s) of each queue: overdue work of a queue that does not keep up waits in MySQL,
-    and the others get it at their pace.
+    and the others get it at their pace. `staged`: the caller will push the runs to Redis.
     """
     memory = memory or Memory()
     for task_id in [t for t, until in memory.avoid.items() if until < time.monotonic()]:
@@ -92,7 +99,7 @@ def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, mem
             full = len(found) + len(allowed) >= limit
             found += allowed
         seen.extend((row["id"], row["next_run_at"]) for row in found)
-        return apply(connection, database.clock, found, ages, full=full)
+        return apply(connection, database.clock, found, ages, full=full, staged=staged)
 
     try:
         return database.transaction(body, attempts=1)
@@ -102,7 +109,7 @@ def claim(database: Database, ages: Mapping[str, float], limit: int = BATCH, mem
         if is_lost(error) or isinstance(error, Unavailable) or not seen:
             raise
         log.warning("batch claimed task by task", extra={"action": "claim_alone", "code": code(error)})
-    alone = [_claim_alone(database, task_id, stored, ages, memory) for task_id, stored in seen]
+    alone = [_claim_alone(database, task_id, stored, ages, memory, staged) for task_id, stored in seen]
     return Claimed(
         [ready for one in alone for ready in one.ready],
         sum(one.invalid for one in alone),
@@ -132,15 +139,15 @@ def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: 
 
 
 def _claim_alone(
-    database: Database, task_id: int, stored: datetime, ages: Mapping[str, float], memory: Memory
+    database: Database, task_id: int, stored: datetime, ages: Mapping[str, float], memory: Memory, staged: bool
 ) -> Claimed:
     """One task of a batch that failed: claimed, or its row adopted, or parked with the reason; never raised about."""
 
     def body(connection: Connection) -> Claimed:
-        return apply(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages)
+        return apply(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages, staged=staged)
 
     def adopted(connection: Connection) -> Claimed:
-        return adopt(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages)
+        return adopt(connection, database.clock, rows(connection, ONE, i=task_id, t=stored), ages, staged=staged)
 
     reason = ""
 

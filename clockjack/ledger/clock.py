@@ -22,35 +22,35 @@ class Clock:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._epoch: datetime | None = None
+        self._epoch_us: int | None = None
         self._taken = 0.0
         self.jumps = 0
 
     def observe(self, reading: datetime) -> datetime:
         """`reading` (UTC_TIMESTAMP(6), just received) is taken into account; returns it."""
         taken = self._monotonic()
-        epoch = reading - timedelta(seconds=taken)
-        if self._epoch is None or epoch > self._epoch or taken - self._taken > 1.0:
-            if self._epoch is not None and abs((epoch - self._epoch).total_seconds()) > self.JUMP_S:
+        epoch_us = to_us(reading) - int(taken * 1e6)
+        if self._epoch_us is None or epoch_us > self._epoch_us or taken - self._taken > 1.0:
+            if self._epoch_us is not None and abs(epoch_us - self._epoch_us) > self.JUMP_S * 1e6:
                 self.jumps += 1
                 log.warning("the database's clock jumped", extra={"action": "clock_jump"})
-            self._epoch, self._taken = epoch, taken
+            self._epoch_us, self._taken = epoch_us, taken
         return reading
 
     @property
     def known(self) -> bool:
         """False until the first reading."""
-        return self._epoch is not None
+        return self._epoch_us is not None
 
     def now(self) -> datetime:
         """UTC, naive, as the columns hold it."""
-        if self._epoch is None:
-            raise Unavailable("the database's time is not known yet")
-        return self._epoch + timedelta(seconds=self._monotonic())
+        return from_us(self.now_us())
 
     def now_us(self) -> int:
         """Microseconds since 1970 in UTC."""
-        return to_us(self.now())
+        if self._epoch_us is None:
+            raise Unavailable("the database's time is not known yet")
+        return self._epoch_us + int(self._monotonic() * 1e6)
 
 
 EPOCH = datetime(1970, 1, 1)

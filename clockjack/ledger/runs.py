@@ -4,10 +4,10 @@ Each start transaction writes a fresh `run_token`, so (id, attempt, token) names
 back or an outcome that does not match all three changes nothing. Rows are locked by primary key in ascending order.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -31,6 +31,7 @@ class Popped:
     attempt: int
     pushed_us: int = field(default=0, compare=False)
     live_task_id: int | None = field(default=None, compare=False)  # its task, if runs of that must not overlap
+    found: bool = field(default=False, compare=False)  # in MySQL, without a message
 
 
 @dataclass(slots=True)
@@ -61,13 +62,12 @@ START = (
     " wake_at = LEAST(wake_at, UTC_TIMESTAMP(6) + INTERVAL 6 SECOND)"
     " WHERE {points} AND {attempt} AND state = 'ready' AND due_at <= UTC_TIMESTAMP(6)"
 )
-_NUMBERS = ("id", "task_id", "attempt", "failures", "fresh", "late_us")
-_POLICY = ("timeout_s", "max_failures", "backoff_s", "backoff_max_s")
-# what nothing speaks against, and no policy asks about: in few columns, for each costs more than the row
+# What nothing speaks against, and no policy asks about. Each column that the driver reads costs more than the row, so
+# all but the payload come as one, written as the inside of a JSON array.
 PLAIN = (
     "SELECT CONCAT_WS(',', r.id, r.task_id, r.attempt, r.failures, r.first_started_at = r.started_at,"
-    " TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at)) AS numbers, t.namespace, t.handler, t.name, t.payload,"
-    f" CONCAT_WS(',', {', '.join('t.' + name for name in _POLICY)}) AS policy"
+    " TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at), t.timeout_s, t.max_failures, t.backoff_s, t.backoff_max_s,"
+    " JSON_QUOTE(t.namespace), JSON_QUOTE(t.handler), COALESCE(JSON_QUOTE(t.name), 'null')) AS head, t.payload"
     " FROM runs r JOIN tasks t ON t.id = r.task_id"
     " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
     " AND r.origin = 'schedule'"
@@ -130,21 +130,13 @@ def _verdict(
     done, due_at = Started(), dict(keys)
     literals = {"among": exact.among(keys, "r."), "token": exact.token(token)}
     plain = connection.exec_driver_sql(PLAIN.format(**literals)).fetchall()
-    for numbers, namespace, handler, name, payload, policy in plain:
-        run: dict[str, Any] = dict(zip(_NUMBERS, map(int, numbers.split(",")), strict=True))
-        run_id = run["id"]
-        run |= {
-            "namespace": namespace, "handler": handler, "name": name, "payload": payload,
-            "due_at": due_at[run_id], "token": token, "origin": "schedule",
-        }  # fmt: skip
-        run.update(_policy(policy))
-        done.execute.append(run)
-    if matched is None or len(plain) < matched:
+    done.execute = _plain(plain, due_at, token)
+    if matched is None or len(done.execute) < matched:
         _judge_others(connection, done, literals, token, locked)
     started = done.execute or [run for run, _ in done.not_run]
     if started:
         done.now = started[-1]["due_at"] + timedelta(microseconds=started[-1]["late_us"])
-    if matched is None or matched < len({(p.run_id, p.attempt) for p in popped}):
+    if matched is None or matched < len(popped):
         have = {(run["id"], run["attempt"]) for run in (*done.execute, *(run for run, _ in done.not_run))}
         rest = [p for p in popped if (p.run_id, p.attempt) not in have]
         done.early = _early(connection, rest)
@@ -152,10 +144,22 @@ def _verdict(
     return done
 
 
-@lru_cache(1024)
-def _policy(text: str) -> dict[str, Any]:
-    numbers = dict(zip(_POLICY, map(int, text.split(",")), strict=True))
-    return {**numbers, "overlap": "allow", "pause_after_failures": None}
+def _plain(found: Sequence[Any], due_at: dict[int, datetime], token: bytes) -> list[dict[str, Any]]:
+    try:
+        heads = json.loads(f"[[{'],['.join([head for head, _ in found])}]]") if found else []
+    except ValueError:  # a name that the server quotes otherwise than JSON wants: each by its columns
+        return []
+    return [
+        {
+            "id": run_id, "due_at": due_at[run_id], "token": token, "task_id": task_id, "attempt": attempt,
+            "failures": failures, "fresh": fresh, "late_us": late_us, "origin": "schedule", "timeout_s": timeout_s,
+            "max_failures": max_failures, "backoff_s": backoff_s, "backoff_max_s": backoff_max_s,
+            "namespace": namespace, "handler": handler, "name": name, "payload": payload, "overlap": "allow",
+            "pause_after_failures": None,
+        }
+        for (run_id, task_id, attempt, failures, fresh, late_us, timeout_s, max_failures, backoff_s, backoff_max_s,
+             namespace, handler, name), (_, payload) in zip(heads, found, strict=True)
+    ]  # fmt: skip
 
 
 def _judge_others(

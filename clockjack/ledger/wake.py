@@ -29,6 +29,7 @@ DUE = (
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
+DUE_RUNNING = DUE.replace(" ORDER BY", " AND state = 'running' ORDER BY")
 
 
 def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
@@ -36,14 +37,19 @@ def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
     return random.uniform(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
 
 
-def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH) -> tuple[list[Ready], int, bool]:
-    """Runs whose wake_at has come moved on: (those to push, attempts found lost, whether more are waiting)."""
+def look_again(
+    database: Database, ages: Mapping[str, float], limit: int = BATCH, *, pushes: bool = True
+) -> tuple[list[Ready], int, bool]:
+    """Runs whose wake_at has come moved on: (those to push, attempts found lost, whether more are waiting).
+
+    A caller that cannot push (`pushes` false) leaves those that are READY to others.
+    """
 
     seen: list[Mapping[str, Any]] = []
     ended: list[tuple[Mapping[str, Any], bool]] = []
 
     def body(connection: Connection) -> tuple[list[Ready], int, bool]:
-        found = rows(connection, DUE, n=limit)
+        found = rows(connection, DUE if pushes else DUE_RUNNING, n=limit)
         seen[:] = found
         if not found:
             return [], 0, False
@@ -56,7 +62,7 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
             _update(connection, held, "wake_at = lease_until")
         for queue in sorted({run["queue"] for run in ready}):
             _wake(connection, [r for r in ready if r["queue"] == queue], now, ages.get(queue, 0.0))
-        again, ended[:] = _lose(connection, lost, now) if lost else ([], [])
+        again, ended[:] = _lose(connection, lost, now, LOOK_AGAIN if pushes else timedelta()) if lost else ([], [])
         push = [Ready(r["id"], r["due_at"], r["attempt"] + 1, r["queue"], r["live_task_id"]) for r in (*ready, *again)]
         return push, len(lost), len(found) >= limit
 
@@ -69,7 +75,7 @@ def look_again(database: Database, ages: Mapping[str, float], limit: int = BATCH
             raise
         if limit > 1:
             log.warning("looked at one by one", extra={"action": "look_alone", "code": code(error)})
-            alone = [look_again(database, ages, 1) for _ in list(seen)]
+            alone = [look_again(database, ages, 1, pushes=pushes) for _ in list(seen)]
             return [run for one in alone for run in one[0]], sum(one[1] for one in alone), False
         database.transaction(lambda c: _put_off(c, seen[0]))
         log.error("a run cannot be looked at", extra={"action": "poison", "run_id": seen[0]["id"], "code": code(error)})
@@ -91,10 +97,14 @@ def _put_off(connection: Connection, run: Mapping[str, Any]) -> None:
 
 
 def _wake(connection: Connection, ready: Sequence[Mapping[str, Any]], now: datetime, age_s: float) -> None:
-    _update(connection, ready, "wake_at = %s", now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
+    # without a lease of old, wake_at is not the end of a back-off or of a wait any more: it may be started before
+    sets = "wake_at = %s, lease_until = NULL"
+    _update(connection, ready, sets, now + LOOK_AGAIN + timedelta(seconds=2 * age_s))
 
 
-def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime) -> tuple[list[Any], list[Any]]:
+def _lose(
+    connection: Connection, lost: Sequence[Mapping[str, Any]], now: datetime, look: timedelta
+) -> tuple[list[Any], list[Any]]:
     """Lost attempts are counted and recorded.
 
     Returns the runs that are to be pushed at once (their first loss), and what `aftermath.settle` needs of those that
@@ -120,7 +130,7 @@ def _lose(connection: Connection, lost: Sequence[Mapping[str, Any]], now: dateti
             wait_s = backoff_s(failures, policy["backoff_s"], policy["backoff_max_s"])
             _update(connection, [run], _AGAIN, now + timedelta(seconds=wait_s), LOST)
     if at_once:
-        _update(connection, at_once, _AGAIN, now + LOOK_AGAIN, LOST)
+        _update(connection, at_once, _AGAIN, now + look, LOST)
     if over:
         sets = "state = 'failed', reason = 'lost', failures = failures + 1, wake_at = NULL, live_task_id = NULL"
         _update(connection, over, f"{sets}, finished_at = %s, error = %s", now, LOST)

@@ -2,12 +2,23 @@
 -- An acknowledgement that finds its own entry gone touches nothing. Removing comes first: a full Redis refuses the rest.
 -- More than what can begin at once (`free`) is popped only up to this consumer's share of a long list: what one hoards,
 -- another could have begun.
--- ARGV: queue, worker, now_us, now (ISO 8601), most jobs to pop, free, consumers of the queue, then the ids to acknowledge
--- Answers {1 if `rq suspend` is on else 0, then data and pushed_us of each popped job ('' where its hash is gone)}
-local wip = 'rq:wip:' .. ARGV[1]
+-- ARGV: queue, worker, now_us, now (ISO 8601), most jobs to pop (500), free, consumers of the queue, then the ids to
+-- acknowledge (1,000: what is unpacked must stay below 8,000 values)
+-- Answers {1 if `rq suspend` is on else 0, then the data of each popped job ('' where its hash is gone)}
+local wip, done = 'rq:wip:' .. ARGV[1], {}
 for i = 8, #ARGV do
-  if redis.call('ZREM', wip, ARGV[i] .. ':' .. ARGV[2]) == 1 then
-    redis.call('DEL', 'rq:job:' .. ARGV[i])
+  done[#done + 1] = ARGV[i] .. ':' .. ARGV[2]
+end
+if #done > 0 then
+  local there, hashes = redis.call('ZMSCORE', wip, unpack(done)), {}
+  for i = 1, #done do
+    if there[i] then
+      hashes[#hashes + 1] = 'rq:job:' .. ARGV[i + 7]
+    end
+  end
+  redis.call('ZREM', wip, unpack(done))
+  if #hashes > 0 then
+    redis.call('DEL', unpack(hashes))
   end
 end
 local suspended, most = redis.call('EXISTS', 'rq:suspended'), tonumber(ARGV[5])
@@ -21,14 +32,13 @@ local ids, popped = most > 0 and redis.call('LPOP', list, most) or {}, {0}
 local expires, kept = math.floor(tonumber(ARGV[3]) / 1000000) + 60, {}
 for _, id in ipairs(ids) do
   local hash = 'rq:job:' .. id
-  local job = redis.call('HMGET', hash, 'data', 'pushed_us')
-  if job[1] then
+  local data = redis.call('HGET', hash, 'data')
+  if data then
     redis.call('HSET', hash, 'status', 'started', 'popped_us', ARGV[3], 'started_at', ARGV[4], 'worker_name', ARGV[2])
     kept[#kept + 1] = expires
     kept[#kept + 1] = id .. ':' .. ARGV[2]
   end
-  popped[#popped + 1] = job[1] or ''
-  popped[#popped + 1] = job[2] or '0'
+  popped[#popped + 1] = data or ''
 end
 if #kept > 0 then
   redis.call('ZADD', wip, unpack(kept))

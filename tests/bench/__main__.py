@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench import growth, idle, limits, load, report, side_by_side, webhooks
+from tests.bench import children, growth, idle, limits, load, report, side_by_side, waiting, webhooks
 from tests.prove.stage import Stage
 
 Figures = dict[str, Any]
 FAST = ("clockjack", "bullmq", "bullmq-aof")  # the slow peers get fewer jobs, to stay within the time
-LISTS = {"rates", "numbers"}  # by commas, also when there is one only
+LISTS = {"rates", "numbers", "in_flight"}  # by commas, also when there is one only
 SLOW = ("clockjack", "celery", "dramatiq", "rq", "apscheduler")
 
 
@@ -61,6 +61,8 @@ SCENARIOS: dict[str, Callable[..., Figures]] = {
     "herd": load.herd,
     "idle": idle.idle,
     "webhooks": webhooks.webhooks,
+    "waiting": waiting.waiting,
+    "isolated": children.isolated,
     "recurring": recurring,
     "growth": growth.growth,
     "scale": load.scale,

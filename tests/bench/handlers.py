@@ -16,6 +16,12 @@ def write(run: Run) -> None:
     mark(run.key, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds, run.attempt)
 
 
+@handler("bench.entered")
+def entered(run: Run) -> float:
+    """When the handler was entered, on the clock that all processes of this machine share."""
+    return time.monotonic()
+
+
 @handler("bench.wait")
 def wait(run: Run) -> None:
     """The run's line is written, and its thread was busy without computing for `payload.ms` ms."""

@@ -160,6 +160,21 @@ def _limits(f: Mapping[str, Any]) -> str:
     return f"{table}\n\n{_picture('limits', 'µs a run of each step alone', shown, 'µs', '')}"
 
 
+def _waiting(f: Mapping[str, Any]) -> str:
+    head = ["in flight", "handler", "a second", "at most", "CPU µs a run", "memory MB"]
+    keys = ("in_flight", "kind", "rate_per_s", "of_rate", "cpu_us_per_run", "memory_mb")
+    return f"{grid(head, [[k[key] for key in keys] for k in f['kinds']])}\n\nLoad average {f['load_average']:.1f}."
+
+
+def _isolated(f: Mapping[str, Any]) -> str:
+    head = ["handler in", "runs a second", "ratio", "call to entry p50 ms", "p99"]
+    rows = [
+        [k["kind"], round(k["rate_per_s"]), k["ratio"], f"{k['entry_p50_ms']:.3f}", f"{k['entry_p99_ms']:.3f}"]
+        for k in f["kinds"]
+    ]
+    return f"{grid(head, rows)}\n\nLoad average {f['load_average']:.1f}."
+
+
 BLOCKS = {
     "peers": _peers,
     "burst": _bursts,
@@ -168,6 +183,8 @@ BLOCKS = {
     "herd": _herd,
     "idle": _idle,
     "webhooks": _webhooks,
+    "waiting": _waiting,
+    "isolated": _isolated,
     "recurring": _recurring,
     "growth": _growth,
     "scale": _bursts,

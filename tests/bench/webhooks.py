@@ -22,7 +22,7 @@ def webhooks(
     `sustained_per_s` is what went through from the first due time to the last arrival.
     """
     stage.begin()
-    with _receiver(stage, delay_ms) as (process, url):
+    with receiver(stage, delay_ms) as (process, url):
         crew = cast(stage, 1, consumers, http_allow="127.0.0.0/8", concurrency=concurrency)
         who = pids(stage, crew) | {"receiver": process.pid}
         begin_us, number = ahead(LEAD_S + rate * seconds / A_SECOND), rate * seconds
@@ -49,7 +49,7 @@ def webhooks(
 
 
 @contextlib.contextmanager
-def _receiver(stage: Stage, delay_ms: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def receiver(stage: Stage, delay_ms: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The receiver and its URL, for as long as this lasts."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.receiver", str(delay_ms)],

@@ -10,8 +10,6 @@ import pytest
 from clockjack.handlers import Run
 from clockjack.ledger.database import Database, rows
 from clockjack.queues import Queues
-from clockjack.settings import Settings
-from consumers import isolation
 from consumers.engine import Engine
 from consumers.execution import Job
 from deploy import servers
@@ -84,18 +82,6 @@ def test_a_batch_runs_side_by_side(bench: Bench) -> None:
     ids = [bench.due() for _ in range(4)]
     bench.until(lambda: all(bench.state(i) == "succeeded" for i in ids))
     assert peak == 4
-
-
-def test_a_coroutine_is_awaited(bench: Bench) -> None:
-    from consumers.execution import invoke
-
-    async def handle(run: Run) -> str:
-        return run.key
-
-    bench.handle = lambda run: invoke(handle, run)
-    one = bench.due()
-    bench.until(lambda: bench.state(one) == "succeeded")
-    assert str(one) in run_of(bench.database, one)["result"]
 
 
 def test_an_exception_is_a_failure_and_retried(bench: Bench) -> None:
@@ -233,33 +219,6 @@ def test_outcomes_are_written_while_redis_is_away(bench: Bench, redis_server: se
         bench.until(lambda: bench.state(one) == "succeeded")
     finally:
         redis_server.start()
-
-
-def isolated(database: Database, queues: Queues, url: str) -> Bench:
-    settings = Settings(database_url=url, redis_url=queues.url, isolated=True)
-    isolation.prepare(())
-    bench = Bench(database, queues, size=2)
-    pool = bench.engine.pool
-    pool.isolated = True
-    pool._call = lambda job, run: isolation.call(run, settings, 0, lambda child: pool.owns(job, child))
-    return bench
-
-
-def test_an_isolated_handler_can_be_killed_and_its_crash_survived(
-    database: Database, queues: Queues, database_url: str
-) -> None:
-    bench = isolated(database, queues, database_url)
-    ids = [
-        bench.due(payload='{"echo": 5}'),
-        bench.due(payload='{"crash": 1}', max_failures=1),
-        bench.due(payload='{"sleep_ms": 60000}', timeout_s=1, max_failures=1),
-    ]
-    bench.until(lambda: all(bench.state(i) in ("succeeded", "failed") for i in ids), within_s=30)
-    good, crashed, slow = (run_of(database, i) for i in ids)
-    assert (good["state"], good["result"]) == ("succeeded", "5")
-    assert "ended with code -9" in crashed["error"]
-    assert slow["reason"] == "timeout"
-    bench.engine.pool.close()
 
 
 def test_rq_suspend_and_resume(bench: Bench, queues: Queues) -> None:

@@ -129,3 +129,31 @@ def test_a_one_time_task_paused_when_it_was_claimed_still_runs_after_a_resume(da
     (again,) = claim_all(database)
     assert [r["task_id"] for r in start(database, [again]).execute] == [one]
     assert task(database, one)["next_run_at"] is None
+
+
+NAMES = [
+    "plain",
+    'say "no"',
+    "back\\slash",
+    "tab\tnew\nline",
+    "nul\x00bell\x07del\x7f",
+    "ümlaut €",
+    "🕰️",
+    "','\x1f",
+    "\\u0041",
+]
+
+
+def test_names_of_any_characters_reach_their_handler_as_they_are(database: Database) -> None:
+    """They come through the server's own JSON_QUOTE."""
+    ids = [insert(database, name=name, handler=f"h {name}", namespace=f"n {name}") for name in NAMES]
+    found = {run["task_id"]: run for run in start(database, claim_all(database)).execute}
+    for task_id, name in zip(ids, NAMES, strict=True):
+        run = found[task_id]
+        assert (run["name"], run["handler"], run["namespace"]) == (name, f"h {name}", f"n {name}")
+
+
+def test_a_head_that_is_no_json_is_read_by_its_columns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = insert(database), insert(database)
+    monkeypatch.setattr(runs, "PLAIN", runs.PLAIN.replace("JSON_QUOTE(t.handler)", "'no json'"))
+    assert [run["task_id"] for run in start(database, claim_all(database)).execute] == [one, other]

@@ -1,14 +1,17 @@
 """The four hot statements use their index, also when the tables are large; and locking never costs a deadlock."""
 
+import contextlib
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger import claim, exact, forecast, retime, runs, wake
-from clockjack.ledger.database import Database
+from clockjack.ledger import claim, direct, exact, forecast, retime, runs, wake
+from clockjack.ledger.database import Database, rows
 from clockjack.ledger.runs import Held
+from clockjack.moments import FIRST
 from tests.integration.life import TOKEN, select, sql
 
 pytestmark = pytest.mark.mysql
@@ -66,9 +69,54 @@ def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) ->
     assert "filesort" not in (found["Extra"] or "")
 
 
-def test_look_again_reads_the_wake_index(filled: Database) -> None:
-    found = plan(filled, wake.DUE, n=500)
+@pytest.mark.parametrize("statement", [wake.DUE, wake.DUE_RUNNING])
+def test_look_again_reads_the_wake_index(filled: Database, statement: str) -> None:
+    found = plan(filled, statement, n=500)
     assert (found["key"], found["type"]) == ("wake", "range")
+
+
+@pytest.mark.parametrize("since", [None, FIRST])
+def test_what_is_found_without_redis_is_read_from_the_wake_index_in_order(
+    filled: Database, since: datetime | None
+) -> None:
+    values = {"since": since, "until": None, "ahead_s": 10, "queue": "default", "avoid": [0], "n": 500}
+    found = [plan(filled, direct.FOUND, **values), plan(filled, direct.END, since=FIRST, ahead_s=10)]
+    for one in found:
+        assert (one["key"], one["type"]) == ("wake", "range")
+        assert "filesort" not in (one["Extra"] or "")
+    assert "Using index" in found[1]["Extra"].split("; ")
+    ages = plan(filled, direct.AGES)
+    assert (ages["key"], ages["type"]) == ("wake", "range")
+    by_primary_key(filled, direct.FREE.format(points=exact.points(keys(filled))))
+
+
+def test_runs_of_other_queues_cost_a_poll_no_more_than_one_piece(filled: Database) -> None:
+    """14,000 that wait for a queue that nobody serves, and more that are over."""
+    wait = "state = 'ready', queue = 'other', wake_at = UTC_TIMESTAMP(6) - INTERVAL 60 + id % 3600 SECOND"
+    new = "task_id + 1000000, due_at, 1, 'other', state, wake_at"
+    sql(filled, f"UPDATE runs SET {wait}")
+    sql(filled, f"INSERT INTO runs (task_id, due_at, schedule_version, queue, state, wake_at) SELECT {new} FROM runs")
+    read = "SELECT SUM(variable_value) AS n FROM {} WHERE variable_name LIKE 'Handler_read%'"
+
+    def reads(connection: Any) -> int:
+        for schema in ("information_schema.session_status", "performance_schema.session_status"):
+            with contextlib.suppress(DBAPIError):
+                return int(rows(connection, read.format(schema))[0]["n"])
+        raise AssertionError("no counters")
+
+    def poll(connection: Any, since: datetime) -> tuple[int, datetime]:
+        before = reads(connection)
+        own = reads(connection) - before
+        before = reads(connection)
+        found, since = direct.find(connection, "default", 500, since, [], away=True)
+        assert found == []
+        return reads(connection) - before - own, since
+
+    since = FIRST
+    for _ in range(3):
+        cost, since = filled.transaction(lambda c, s=since: poll(c, s))
+        assert direct.PIECE < cost < 2.5 * direct.PIECE
+    assert since > FIRST
 
 
 @pytest.mark.parametrize("statement", [forecast.LOAD, forecast.AMOUNT])

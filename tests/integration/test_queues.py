@@ -139,9 +139,9 @@ def test_an_evicting_redis_is_reported(queues: Queues) -> None:
 def test_rq_reads_our_jobs_and_rq_info_shows_the_queue(queues: Queues) -> None:
     queues.push([ready(7)], NOW_US)
     job: Any = Job.fetch(job_id(7, 1), connection=queues.redis, serializer=JSONSerializer)
-    assert (job.func_name, list(job.args)) == ("consumers.entry.execute", [7, NOW_US, 1])
+    assert (job.func_name, list(job.args)) == ("consumers.entry.execute", [7, NOW_US, 1, NOW_US])
     assert job.description == "run 7 attempt 1"
-    assert json.loads(queues.redis.hget("rq:job:r7-a1", "data"))[2] == [7, NOW_US, 1]
+    assert json.loads(queues.redis.hget("rq:job:r7-a1", "data"))[2] == [7, NOW_US, 1, NOW_US]
     shown = subprocess.run(
         [sys.executable, "-m", "rq.cli", "info", "-u", queues.url, "--raw"], capture_output=True, text=True, timeout=30
     )

@@ -23,6 +23,8 @@ OVERRIDDEN = {
 }
 CALLED = {
     "bootstrap": ["self", "logging_level"],
+    "register_birth": ["self"],
+    "_set_ip_address": ["self", "connection"],
     "heartbeat": ["self", "timeout"],
     "set_state": ["self", "state"],
     "register_death": ["self"],

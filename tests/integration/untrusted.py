@@ -1,0 +1,102 @@
+"""Handlers that may not be trusted; test_isolation.py has them run in children."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from clockjack import Run, handler
+
+
+@handler("untrusted.pid")
+def pid(run: Run) -> int:
+    """The child's pid."""
+    return os.getpid()
+
+
+@handler("untrusted.exit")
+def leave(run: Run) -> None:
+    """The child is gone."""
+    os._exit(3)
+
+
+@handler("untrusted.crash")
+def crash(run: Run) -> None:
+    """The child got SIGSEGV."""
+    ctypes.string_at(0)
+
+
+@handler("untrusted.return")
+def give(run: Run) -> Any:
+    """What JSON cannot say, or too much of it, or an error without a text."""
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    if run.payload == "error":
+        raise Odd
+    return {"huge": "x" * 1_000_000, "set": {1}, "nan": float("nan"), "function": give}[run.payload]
+
+
+@handler("untrusted.print")
+def say(run: Run) -> str:
+    """Much was written to both of the standard streams."""
+    print("[true,false,666]" * 10_000)
+    print("[true,false,666]", file=sys.stderr)
+    os.write(1, b"\x00\x00\x00\x10[true,false,666]")
+    return "said"
+
+
+@handler("untrusted.forge")
+def forge(run: Run) -> None:
+    """The payload was written to every socket that the child has."""
+    for fd in sockets():
+        os.write(fd, bytes.fromhex(run.payload))
+    time.sleep(60)
+
+
+@handler("untrusted.sockets")
+def connected(run: Run) -> int:
+    """How many sockets the child has."""
+    return len(sockets())
+
+
+@handler("untrusted.thread")
+def thread(run: Run) -> int:
+    """The child's pid; a thread was left behind in it."""
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    return os.getpid()
+
+
+@handler("untrusted.grow")
+def grow(run: Run) -> int:
+    """The child's pid; it once had 400 MB."""
+    assert b"\1" * 400_000_000
+    return os.getpid()
+
+
+@handler("untrusted.spawn")
+def spawn(run: Run) -> None:
+    """A process of its own and a fork of the child were begun, their pids written to the file in the payload."""
+    process = subprocess.Popen(["sleep", "60"])
+    fork = os.fork()
+    if fork:
+        Path(run.payload).write_text(f"{process.pid} {fork}")
+    time.sleep(60)
+
+
+@handler("untrusted.async")
+async def wait(run: Run) -> str:
+    """It was awaited."""
+    return "awaited"
+
+
+def sockets() -> list[int]:
+    """The process's sockets."""
+    links = [(int(fd), f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return [fd for fd, link in links if os.path.exists(link) and os.readlink(link).startswith("socket:")]
