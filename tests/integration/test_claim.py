@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -126,6 +127,22 @@ def test_a_row_that_breaks_its_batch_is_parked_and_its_neighbours_run(database: 
     assert all(run_of(database, i)["state"] == "ready" for i in good)
     assert task(database, bad)["state"] == "invalid"
     assert "claiming it fails" in task(database, bad)["error"]
+
+
+def test_an_occurrence_that_has_a_row_does_not_make_its_neighbours_be_claimed_one_by_one(database: Database) -> None:
+    one = insert(database, 3)
+    claim_all(database)
+    sql(database, "UPDATE tasks SET next_run_at = run_at WHERE id = :i", i=one)
+    neighbours = [insert(database, 1) for _ in range(64)]
+    begun: list[Connection] = []
+    count = begun.append
+    event.listen(database._engine, "begin", count)
+    ready = claim.claim(database, {}).ready
+    event.remove(database._engine, "begin", count)
+    assert len(ready) == 64
+    assert all(run_of(database, i)["state"] == "ready" for i in neighbours)
+    assert task(database, one)["next_run_at"] is None
+    assert len(begun) < 20  # one by one it would be 67
 
 
 def test_two_claimers_never_take_the_same_task(database: Database) -> None:
