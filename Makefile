@@ -5,9 +5,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 APT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 UV := uv==0.13.*
 SPREAD := -n auto --dist loadgroup # a process for each core, with servers of its own: tests/conftest.py
+CHAOS := $(BIN)/python -m tests.chaos
+CHAOS_OPTIONS := --seed $(or $(SEED),1) $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time bench bench-peers lock clean
+.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time chaos chaos-short chaos-long chaos-mutants bench bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +47,18 @@ prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 
 prove-time: setup-dev ## the proofs of schedules and policies, one line each: about 12 minutes
 	@exec $(BIN)/python -m tests.prove.time
+
+chaos: setup-dev ## faults of every process, server, edge and COMMIT, judged by a checker: 8 minutes; SEED=1 CHAOS_JSON=file
+	@exec $(CHAOS) chaos $(CHAOS_OPTIONS)
+
+chaos-short: setup-dev ## the same in 90 seconds: kills, FLUSHALL, the commit cutter
+	@exec $(CHAOS) short $(CHAOS_OPTIONS)
+
+chaos-long: setup-dev ## failovers, a full and a slow disk, clocks that jump, mixed: 30 minutes
+	@exec $(CHAOS) long $(CHAOS_OPTIONS)
+
+chaos-mutants: setup-dev ## 15 mutants of Clockjack, each of which the checker must catch: 15 minutes; SEED=1
+	@exec $(CHAOS).mutants $(if $(SEED),--seed $(SEED))
 
 bench: setup-dev ## all benchmarks, into docs/performance.md; on a quiet machine, about half an hour
 	@exec $(BIN)/python -m tests.bench

@@ -27,13 +27,16 @@ SOCKET_PATH_MAX = 100  # the kernel allows 107 bytes (Linux) or 103 (macOS)
 
 
 class Server:
-    """A server process on its own directory, answering at `url`; start() after stop() or kill() keeps its data."""
+    """A server process on its own directory, answering at `url`; start() after stop() or kill() keeps its data.
+
+    `argv` is what start() runs.
+    """
 
     def __init__(self, directory: Path, argv: list[str], url: str, greet: Callable[[], str]) -> None:
         self.directory = directory
         self.url = url
         self.version = ""
-        self._argv = argv
+        self.argv = argv
         self._greet = greet
         self._process: subprocess.Popen[bytes] | None = None
         self._claim: int | None = None
@@ -56,7 +59,7 @@ class Server:
         with open(self.directory / "server.log", "ab") as log:
             # the child inherits the lock: as long as it is held, server.pid names that very process
             self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(held,)
+                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(held,)
             )
         (self.directory / "server.pid").write_text(str(self._process.pid))
         os.close(held)
@@ -72,7 +75,7 @@ class Server:
                     continue
                 self.kill()
                 why = f"ended with code {code}" if code is not None else f"does not answer ({error})"
-                raise ServerUnavailable(f"{self._argv[0]} {why}; see {self.directory / 'server.log'}") from error
+                raise ServerUnavailable(f"{self.argv[0]} {why}; see {self.directory / 'server.log'}") from error
 
     def stop(self) -> None:
         """The server has shut down in good order (SIGTERM), or was killed when that took longer than a minute."""

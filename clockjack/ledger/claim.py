@@ -2,12 +2,12 @@
 
 Any number of dispatchers claim at once: tasks are locked with SKIP LOCKED only. There is no Redis and no HTTP inside,
 and no payload but those of SQL tasks that are seen for the first time. A batch that its own rows spoil is claimed again
-task by task; a task that spoils its transaction alone is parked as `invalid` with the reason, and the loop goes on.
+in parts; a task that spoils its transaction alone is parked as `invalid` with the reason, and the loop goes on.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,6 +58,7 @@ PIECE = (
     "SELECT next_run_at FROM tasks FORCE INDEX (due) WHERE next_run_at >= :since"
     " AND next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND ORDER BY next_run_at LIMIT 1 OFFSET 20000"
 )
+SOME = f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
 ONE = f"SELECT {_COLUMNS} FROM tasks WHERE id = :i AND next_run_at = :t FOR UPDATE SKIP LOCKED"
 
 
@@ -108,8 +109,9 @@ def claim(
     except Exception as error:
         if is_lost(error) or isinstance(error, Unavailable) or not seen:
             raise
-        log.warning("batch claimed task by task", extra={"action": "claim_alone", "code": code(error)})
-    alone = [_claim_alone(database, task_id, stored, ages, memory, staged) for task_id, stored in seen]
+        log.warning("batch claimed in parts", extra={"action": "claim_parts", "code": code(error)})
+        why = code(error)
+    alone = _claim_parts(database, seen, why, ages, memory, staged)
     return Claimed(
         [ready for one in alone for ready in one.ready],
         sum(one.invalid for one in alone),
@@ -136,6 +138,43 @@ def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: 
     if len(found) < n:
         memory.overdue_since = before or FIRST
     return found
+
+
+def _claim_parts(
+    database: Database,
+    seen: Sequence[tuple[int, datetime]],
+    why: int | None,
+    ages: Mapping[str, float],
+    memory: Memory,
+    staged: bool,
+) -> list[Claimed]:
+    """A batch that failed is claimed: in halves while occurrences that have a row spoil it, else task by task.
+
+    So an edit or a resume, whose next occurrence may have a row, costs its neighbours a few transactions and not one
+    each. A lock that somebody keeps would be waited for again in each half.
+    """
+    if why != DUPLICATE or len(seen) == 1:
+        return [_claim_alone(database, task_id, stored, ages, memory, staged) for task_id, stored in seen]
+    middle, done = len(seen) // 2, list[Claimed]()
+    for part in (seen[:middle], seen[middle:]):
+        if len(part) == 1:
+            done += _claim_parts(database, part, why, ages, memory, staged)
+            continue
+        times = dict(part)
+
+        def body(connection: Connection, times: dict[int, datetime] = times) -> Claimed:
+            found = [t for t in rows(connection, SOME, ids=[*times]) if t["next_run_at"] == times[t["id"]]]
+            return apply(connection, database.clock, found, ages, staged=staged)
+
+        try:
+            done.append(database.transaction(body, attempts=1))
+        except UnknownCommit:
+            done.append(Claimed([], 0, 0, full=True))
+        except Exception as error:
+            if is_lost(error) or isinstance(error, Unavailable):
+                raise
+            done += _claim_parts(database, part, code(error), ages, memory, staged)
+    return done
 
 
 def _claim_alone(

@@ -70,6 +70,8 @@ LOST = {
     2055,
     4031,
 }
+# no room on a disk, no memory: whatever statement meets it, neither the statement nor its rows are at fault
+LOST |= {1021, 1026, 1030, 1037, 1038, 1041, 1114, 1135, 1206, 1598}
 DUPLICATE = 1062
 IDLE_PING_S, IDLE_DROP_S = 0.5, 2.0
 SQL_MODE = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"

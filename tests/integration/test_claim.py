@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger import claim, control, tasks
-from clockjack.ledger.database import Database, rows
+from clockjack.ledger.database import Database, Unavailable, rows
 from tests.integration.life import claim_all, finish, held, insert, run_of, select, sql, start, task
 
 pytestmark = pytest.mark.mysql
@@ -126,6 +127,39 @@ def test_a_row_that_breaks_its_batch_is_parked_and_its_neighbours_run(database: 
     assert all(run_of(database, i)["state"] == "ready" for i in good)
     assert task(database, bad)["state"] == "invalid"
     assert "claiming it fails" in task(database, bad)["error"]
+
+
+@pytest.mark.parametrize("errno", [1021, 1026, 1114])  # disk full, error writing, table full
+def test_a_server_that_cannot_write_parks_nobody(database: Database, errno: int) -> None:
+    ids = [insert(database, 1) for _ in range(3)]
+    sql(
+        database,
+        "CREATE TRIGGER full BEFORE INSERT ON runs FOR EACH ROW"
+        f" SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {errno}, MESSAGE_TEXT = 'no space left on device'",
+    )
+    try:
+        with pytest.raises(Unavailable):
+            claim_all(database)
+    finally:
+        sql(database, "DROP TRIGGER full")
+    assert all(task(database, i)["state"] == "active" for i in ids)
+    assert len(claim_all(database)) == 3
+
+
+def test_an_occurrence_that_has_a_row_does_not_make_its_neighbours_be_claimed_one_by_one(database: Database) -> None:
+    one = insert(database, 3)
+    claim_all(database)
+    sql(database, "UPDATE tasks SET next_run_at = run_at WHERE id = :i", i=one)
+    neighbours = [insert(database, 1) for _ in range(64)]
+    begun: list[Connection] = []
+    count = begun.append
+    event.listen(database._engine, "begin", count)
+    ready = claim.claim(database, {}).ready
+    event.remove(database._engine, "begin", count)
+    assert len(ready) == 64
+    assert all(run_of(database, i)["state"] == "ready" for i in neighbours)
+    assert task(database, one)["next_run_at"] is None
+    assert len(begun) < 20  # one by one it would be 67
 
 
 def test_two_claimers_never_take_the_same_task(database: Database) -> None:
