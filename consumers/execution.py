@@ -28,6 +28,7 @@ from consumers.waiting import Loop
 log = logging.getLogger("clockjack.consumer")
 
 WITHIN_S = 0.2
+AHEAD_S = 0.025  # so long at most what is started waits for a thread, by the average of the past
 BEGIN_WITHIN_S = 1.0
 STOP_WITHIN_S = 5.0
 HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so much work, at most so many runs
@@ -105,12 +106,12 @@ class Pool:
             self._hands.put(hand)
 
     def room(self, most: int) -> tuple[int, int]:
-        """How many more runs (at most `most`) can begin within 200 ms, and how many of them at once."""
+        """How many more runs (at most `most`) can begin within 25 ms, and how many of them at once."""
         now_s, waiting = boot_s(), len(self.waiting)
         running = [now_s - job.begun_s for job in list(self.jobs.values()) if job.state == "running"]
         free = self.size - len(running)
         quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
-        ahead = int(quick * WITHIN_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
+        ahead = int(quick * AHEAD_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
         return max(0, min(most, free + ahead) - waiting), max(0, min(most, free) - waiting)
 
     def offer_again(self, older_than_s: float) -> None:
