@@ -7,6 +7,7 @@ left. The exit code is the checker's.
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -162,6 +163,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the verdict is written to as well")
     parser.add_argument("--out", type=Path, help="where the evidence is kept (.local/chaos/SCENARIO-SEED)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no server and no mount behind
     try:
         parts = plans(options.scenario, options.only, options.seed, options.seconds)
     except ValueError as error:
