@@ -46,7 +46,9 @@ def _leases(case: Case, name: str, run: Row, attempts: list[Row]) -> None:
         if attempt["outcome"] == "lost" and attempt["started_at"] is not None and held_us < FIRST_LEASE_S * S:
             text = f"{name}: attempt {attempt['attempt']} was declared lost after {held_us / S:.3f} s, in its lease"
             case.report.add("leases", text)
-        if attempt["outcome"] == "lost" and not case.limits.touched(attempt["started_at"] or 0, attempt["ended_at"]):
+        # the rows' times are the database's, the faults' the harness's: they may differ by so much
+        begun_us, ended_us = (attempt["started_at"] or 0) - case.skew_us, attempt["ended_at"] + case.skew_us
+        if attempt["outcome"] == "lost" and not case.limits.touched(begun_us, ended_us):
             text = (
                 f"{name}: attempt {attempt['attempt']} was lost {at(attempt['ended_at'])}, and no consumer was touched"
             )
