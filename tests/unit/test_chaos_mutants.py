@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ ALL = mutants()
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_the_patch_applies_and_changes_the_product_alone(mutant: Mutant) -> None:
-    apply(mutant.path, ROOT, "--check")
+    apply(mutant.path, ROOT, check=True)
     changed = re.findall(r"^\+\+\+ b/(\S+)$", mutant.path.read_text(), re.MULTILINE)
     assert changed
     for name in changed:
@@ -43,5 +42,5 @@ def test_there_are_enough_and_each_says_what_it_is() -> None:
 
 
 def test_a_patch_that_does_not_apply_is_told(tmp_path: Path) -> None:
-    with pytest.raises(subprocess.CalledProcessError):
-        apply(ALL[0].path, tmp_path, "--check")
+    with pytest.raises(ValueError, match="no file"):
+        apply(ALL[0].path, tmp_path, check=True)
