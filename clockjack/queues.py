@@ -106,7 +106,7 @@ class Queues:
         `room`: the most to pop; how many could begin at once; the consumers that share what is there beyond that.
         Messages that cannot be read are dropped: MySQL has the run, and it is looked at again.
         """
-        suspended, *data = self._step(args=[queue, worker, now_us, _iso(now_us), *room, *done])
+        suspended, *data = self._step(args=[queue, worker, now_us, *room, *done])
         return messages.popped(data), bool(suspended)
 
     def give_back(self, queue: str, worker: str, popped: Sequence[Popped], now_us: int) -> None:

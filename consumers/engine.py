@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 from clockjack import telemetry
 from clockjack.ledger import aftermath, runs
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks, to_us
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks
 from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
 from consumers.direct import Direct
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
+from consumers.handling import due_of
 from consumers.writing import write
 
 log = logging.getLogger("clockjack.consumer")
@@ -60,10 +61,8 @@ class Engine:
         """One batch went through; returns whether anything was done."""
         if time.monotonic() < self._mysql_off_until:
             return False
-        ended = self._ended()
+        ended, back = self._ended()
         popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=self.stopping, idle=not self.bell.is_set())
-        back = [e for e in ended if e[1].kind == "handed_back"]
-        ended = [e for e in ended if e[1].kind != "handed_back"]
         try:
             worked = self._batch(popped, ended) if popped or ended else False
         finally:
@@ -142,11 +141,13 @@ class Engine:
         """Nothing is in hand and nothing waits to be written or acknowledged."""
         return not self.pool.jobs and not self.pool.outcomes and not self._retry and not self._done
 
-    def _ended(self) -> Ended:
+    def _ended(self) -> tuple[Ended, Ended]:
+        """The attempts that have an outcome, and those to hand back."""
         ended, self._retry = self._retry, []
         while self.pool.outcomes and len(ended) < BATCH:
             ended.append(self.pool.outcomes.popleft())
-        return ended
+        back = [one for one in ended if one[1].kind == "handed_back"]
+        return [one for one in ended if one[1].kind != "handed_back"] if back else ended, back
 
     def _pop(self) -> list[Popped]:
         if self.queues.reach.away:
@@ -193,12 +194,12 @@ class Engine:
         if started.now is not None and boot_s() - sent_s < SLOW_COMMIT_S:  # it is as old as the transaction
             self.database.clock.observe(started.now)
         self.pool.add(started.execute, sent_s, judged_s)
-        late_us = {run["id"]: run["late_us"] for run in started.execute}
+        late_us, full_until_us = {run["id"]: run["late_us"] for run in started.execute}, self._full_until_us
         for p in popped:
             if p.run_id in late_us:
-                due_us = to_us(p.due_at)
+                due_us = due_of(p.due_at)[0]
                 queued_us = max(p.pushed_us, due_us)
-                wait = self._wait_busy if queued_us < self._full_until_us else self._wait_free
+                wait = self._wait_busy if queued_us < full_until_us else self._wait_free
                 wait.observe(max(0, due_us + late_us[p.run_id] - queued_us) / 1e6)
         for run, verdict in started.not_run:
             self._log(run, "put off" if verdict == "later" else verdict)
@@ -217,16 +218,17 @@ class Engine:
 
     def _report(self, ended: Ended, finished: Finished) -> None:
         over, counted = [], dict[str, int]()
+        later, refused, forget = finished.later, finished.refused, self.pool.forget
         for job, outcome in ended:
-            if outcome.key in finished.later:
+            if later and outcome.key in later:
                 self._retry.append((job, outcome))
                 continue
-            self.pool.forget(job)
+            forget(job)
             self._done.append(job.id)
             self._duration.observe(job.spent_s)
             if job.late_s is not None:
                 self._lateness.observe(job.late_s)
-            fenced = outcome.key in finished.refused
+            fenced = bool(refused) and outcome.key in refused
             if fenced:
                 telemetry.FENCED.labels("finish").inc()
             name = "fenced" if fenced else outcome.kind

@@ -5,7 +5,6 @@ and while its lease, reckoned on the boot clock from the moment the statement wa
 """
 
 import asyncio
-import ctypes
 import inspect
 import logging
 import queue
@@ -22,13 +21,13 @@ from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
 from clockjack.ledger.wake import backoff_s
 from clockjack.queues import job_id
-from consumers.handling import as_json, described, due_of, run_of
+from consumers.handling import as_json, described, due_of, raise_in, run_of
 from consumers.waiting import Loop
 
 log = logging.getLogger("clockjack.consumer")
 
 WITHIN_S = 0.2
-AHEAD_S = 0.025  # so long at most what is started waits for a thread, by the average of the past
+AHEAD_S = 0.015  # so long at most what is started waits for a thread, by the average of the past
 BEGIN_WITHIN_S = 1.0
 STOP_WITHIN_S = 5.0
 HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so much work, at most so many runs
@@ -93,11 +92,10 @@ class Pool:
         A thread is handed so many at once as should take it about 5 ms, so that handlers of microseconds do not pay for
         a switch of threads each. What waits behind a slow one longer than a second is handed back.
         """
-        lease_s = sent_s + FIRST_LEASE_S
-        jobs = [
-            Job(row, Held(row["id"], row["due_at"], row["attempt"], row["token"]), sent_s, judged_s, lease_s)
-            for row in rows
-        ]
+        lease_s, jobs = sent_s + FIRST_LEASE_S, []
+        for row in rows:
+            held = Held(row["id"], row["due_at"], row["attempt"], row["token"])
+            jobs.append(Job(row, held, sent_s, judged_s, lease_s))
         self.jobs.update((job.id, job) for job in jobs)
         with self._lock:
             self.waiting.update(jobs)
@@ -106,13 +104,17 @@ class Pool:
             self._hands.put(hand)
 
     def room(self, most: int) -> tuple[int, int]:
-        """How many more runs (at most `most`) can begin within 25 ms, and how many of them at once."""
-        now_s, waiting = boot_s(), len(self.waiting)
-        running = [now_s - job.begun_s for job in list(self.jobs.values()) if job.state == "running"]
+        """How many more runs (at most `most`) can begin within 15 ms, and how many of them at once.
+
+        As many again may be in hand without being at work: else a tiny batch would follow each full one.
+        """
+        now_s, waiting, jobs = boot_s(), len(self.waiting), list(self.jobs.values())
+        running = [now_s - job.begun_s for job in jobs if job.state == "running"]
         free = self.size - len(running)
         quick = self.size - sum(spent_s > WITHIN_S for spent_s in running)
         ahead = int(quick * AHEAD_S / max(self.ewma_s, 0.0005)) if self.ewma_s is not None else 0
-        return max(0, min(most, free + ahead) - waiting), max(0, min(most, free) - waiting)
+        idle = len(jobs) - len(running)
+        return max(0, min(most, free + ahead - waiting, 2 * most - idle)), max(0, min(most, free - waiting))
 
     def offer_again(self, older_than_s: float) -> None:
         """What waits behind a slow handler can be begun by any thread: the first that comes to it does."""
@@ -147,7 +149,7 @@ class Pool:
             if job.child is not None:
                 job.child.kill()
             elif not self.isolated:
-                _raise_in(job.thread, Stopped)
+                raise_in(job.thread, Stopped)
 
     def owns(self, job: Job, child: Any) -> bool:
         """The handler runs in this child, its time counts from now; None: no more. Whether the job was not stopped."""
@@ -229,7 +231,7 @@ class Pool:
                     if begun:
                         given_up, job.state = job.state == "over", "over"
                         if job.stopped_s is not None:
-                            _raise_in(job.thread, None)
+                            raise_in(job.thread, None)
         except Stopped:
             pass
         if begun:
@@ -293,8 +295,3 @@ def _failed(job: Job, why: str, error: str) -> Outcome:
         retry_in_s = backoff_s(failures, row["backoff_s"], row["backoff_max_s"])
     kind = "timeout" if why == "timeout" else "failed"
     return Outcome(job.held, kind, error=error, retry_in_s=retry_in_s)
-
-
-def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
-    value = ctypes.py_object(exception) if exception is not None else None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)

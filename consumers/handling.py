@@ -1,5 +1,6 @@
 """What a handler gets, and what is kept of its answer."""
 
+import ctypes
 import json
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -54,3 +55,9 @@ def described(error: BaseException) -> str:
         return str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
     except Exception:
         return f"{type(error).__name__}: it has no text"
+
+
+def raise_in(thread: int, exception: type[BaseException] | None) -> None:
+    """That thread meets the exception at its next step; None: one that it has not met yet is taken back."""
+    value = ctypes.py_object(exception) if exception is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)

@@ -23,10 +23,10 @@ def moment(when: datetime | None) -> str:
 
 def among(keys: Sequence[Key], alias: str = "") -> str:
     """The condition that finds the runs `keys` by id, and names the partitions by the range of their due times."""
-    ids = ",".join(str(int(i)) for i in sorted({key[0] for key in keys}))
-    low, high = min(key[1] for key in keys), max(key[1] for key in keys)
+    dues = {due for _, due in keys}
+    low, high = min(dues), max(dues)
     between = f"= {moment(low)}" if low == high else f"BETWEEN {moment(low)} AND {moment(high)}"
-    return f"{alias}id IN ({ids}) AND {alias}due_at {between}"
+    return f"{alias}id IN ({_numbers(run_id for run_id, _ in keys)}) AND {alias}due_at {between}"
 
 
 def points(keys: Iterable[Key]) -> str:
@@ -39,10 +39,14 @@ def points(keys: Iterable[Key]) -> str:
     for run_id, due_at in keys:
         by_due.setdefault(due_at, []).append(run_id)
     parts = [
-        f"(due_at = {moment(due)} AND id IN ({','.join(str(int(i)) for i in sorted(ids))}))"
+        f"(due_at = {moment(due)} AND id IN ({_numbers(ids)}))"
         for due, ids in sorted(by_due.items(), key=lambda item: min(item[1]))
     ]
     return f"({' OR '.join(parts)})"
+
+
+def _numbers(ids: Iterable[int]) -> str:
+    return ",".join(map(int.__repr__, sorted(set(ids))))  # nothing but an integer has this text
 
 
 def token(value: bytes) -> str:

@@ -56,14 +56,14 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
     May be called again with the same outcomes (a COMMIT may have been lost): what is there already is not refused.
     """
     held = [outcome.held for outcome in outcomes]
-    mine = lock(connection, held)
-    done = Finished()
-    rest = [h for h in held if (h.run_id, h.attempt) not in mine]
-    if rest:
+    done, ours, mine = Finished(), outcomes, lock(connection, held)
+    if len(mine) < len(held):
+        keys = {(h.run_id, h.attempt) for h in mine}
+        ours = [outcome for outcome in outcomes if outcome.key in keys]
+        rest = [h for h in held if (h.run_id, h.attempt) not in keys]
         done.later = still(connection, rest, "running")
         there = still(connection, rest, "succeeded") | _recorded(connection, rest)
         done.refused = {(h.run_id, h.attempt) for h in rest} - done.later - there
-    ours = [outcome for outcome in outcomes if outcome.key in mine]
     plain = [outcome.held for outcome in ours if outcome.kind == "succeeded" and outcome.result is None]
     if plain:
         update_locked(connection, [(h.run_id, h.due_at) for h in plain], SUCCEEDED)

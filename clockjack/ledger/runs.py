@@ -251,8 +251,7 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
 
     Returns the (run_id, attempt) whose row somebody has locked at this instant: they are to be given again.
     """
-    mine = lock(connection, held)
-    ours = [h for h in held if (h.run_id, h.attempt) in mine]
+    ours = lock(connection, held)
     if ours:
         exact.update_locked(
             connection,
@@ -260,15 +259,18 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
             "state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
             " first_started_at = IF(first_started_at = started_at, NULL, first_started_at)",
         )
+    mine = {(h.run_id, h.attempt) for h in ours}
     rest = [h for h in held if (h.run_id, h.attempt) not in mine]
     return still(connection, rest, "running") if rest else set()
 
 
-def lock(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
-    """The rows of `held` that are still ours are locked, but for those that somebody has locked: (run_id, attempt)."""
-    if connection.exec_driver_sql(HOW_MANY.format(fence=fence(held))).scalar() == len(held):  # nearly always
-        return {(h.run_id, h.attempt) for h in held}
-    return {(row[0], row[1]) for row in connection.exec_driver_sql(MINE.format(fence=fence(held)))}
+def lock(connection: Connection, held: Sequence[Held]) -> Sequence[Held]:
+    """The rows of `held` that are still ours are locked, but for those that somebody has locked; returns whose are."""
+    fenced = fence(held)
+    if connection.exec_driver_sql(HOW_MANY.format(fence=fenced)).scalar() == len(held):  # nearly always
+        return held
+    mine = {(row[0], row[1]) for row in connection.exec_driver_sql(MINE.format(fence=fenced))}
+    return [h for h in held if (h.run_id, h.attempt) in mine]
 
 
 def still(connection: Connection, held: Sequence[Held], state: str) -> set[tuple[int, int]]:

@@ -24,6 +24,7 @@ from tests.prove.counting import SETTLE_S, Count, Effects, count
 from tests.prove.stage import Stage
 
 MARGIN_S, BOOT_S = 2, 3
+CONSUMERS = 3  # one more than cores: while one waits for its COMMIT, another works
 
 
 class Round(NamedTuple):
@@ -62,7 +63,7 @@ class Field:
         raise Broken("it cannot be registered ahead")
 
     def _ours(self, number: int, lead_s: float) -> tuple[Count, float]:
-        cast(self.stage)
+        cast(self.stage, consumers=CONSUMERS)
         due_us = ahead(lead_s)
         expected = self.stage.register([due_us] * number, handler="bench.mark")
         led_s = _led_s(due_us)
