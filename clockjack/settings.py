@@ -32,6 +32,7 @@ class Settings:
     queue: str = "default"
     isolated: bool = False
     concurrency: int = 50
+    memory_mb: int = 0
     handlers: tuple[str, ...] = ()
     builtin: tuple[str, ...] = ("mock", "http")
     grace_s: float = 25.0
@@ -184,6 +185,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "queue": _name,
     "isolated": _flag,
     "concurrency": _whole(1, 1000),
+    "memory_mb": _whole(0, 1_000_000),
     "handlers": _names,
     "builtin": _builtin,
     "grace_s": _seconds(0, 3600),

@@ -13,6 +13,7 @@ from clockjack.settings import for_process
 from consumers import builtin
 from consumers.execution import Job
 from consumers.isolation import Children
+from consumers.leaks import leaking
 from consumers.worker import BatchWorker
 
 
@@ -29,6 +30,9 @@ def main() -> int:
         registry = load(settings.handlers)
     except Exception as error:
         print(f"consumer: CLOCKJACK_HANDLERS={','.join(settings.handlers)}: {error!r}", file=sys.stderr)
+        return 2
+    if why := leaking(settings.memory_mb):
+        print(f"consumer: before its first run it has {why}", file=sys.stderr)
         return 2
     builtin.install(settings, database.clock.now_us)
     children = Children(settings, settings.concurrency) if settings.isolated else None

@@ -11,7 +11,6 @@ import inspect
 import json
 import multiprocessing
 import os
-import resource
 import select
 import signal
 import sys
@@ -25,13 +24,13 @@ from clockjack.handlers import Run, load
 from clockjack.settings import Settings
 from consumers import builtin
 from consumers.handling import Failed, as_json, described
+from consumers.leaks import open_files, peak_bytes
 from consumers.waiting import wait_for
 
 READY = 8
 RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
-GROWTH_MB = 256  # or when its peak has grown by so much
+GROWTH_MB, GROWTH_FILES = 256, 100  # or when its peak, or its open files, have grown by so much
 FRAME_BYTES, ERROR_CHARS = 65_536, 4_000
-OF_RSS = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss, in bytes
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -157,7 +156,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     os.setpgid(0, 0)  # so that what a handler starts can be killed with it
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    now_us, most = 0, _peak_bytes() + GROWTH_MB * 1_000_000
+    now_us, most, files = 0, peak_bytes() + GROWTH_MB * 1_000_000, open_files() + GROWTH_FILES
     builtin.install(settings, lambda: now_us)
     with contextlib.suppress(EOFError, OSError):  # the consumer is gone
         while True:
@@ -167,12 +166,8 @@ def _serve(pipe: Connection, settings: Settings) -> None:
             except BaseException as error:
                 succeeded, text = False, json.dumps(described(error)[:ERROR_CHARS])
             # a thread that is left behind could do its harm in the next run
-            last = threading.active_count() > 1 or _peak_bytes() > most
+            last = threading.active_count() > 1 or peak_bytes() > most or open_files() > files
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
             pipe.send_bytes(f"[{json.dumps(succeeded)},{json.dumps(last)},{text}]".encode())
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * OF_RSS

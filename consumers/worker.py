@@ -30,12 +30,14 @@ from clockjack.settings import Settings
 from consumers import inert  # noqa: F401  RQ runs nothing that Redis holds
 from consumers.engine import Engine
 from consumers.entry import execute
+from consumers.leaks import leaking
 
 log = logging.getLogger("clockjack.consumer")
 
 BEAT_S = 2.0
 TICK_S = 0.25
 PEEK_S = 1.0
+LEAKS_S = 1.0
 
 
 class BatchWorker(Worker):
@@ -58,13 +60,14 @@ class BatchWorker(Worker):
         self.settings, self.handlers = settings, handlers
         self.engine = Engine(database, Queues(settings.redis_url), settings.queue, name, settings.concurrency, call)
         self._bell_wanted = threading.Event()
+        self._leaks = False
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Work until told to stop; True when the end was clean (nothing in hand was left behind)."""
+        """Work until told to stop; True when the end was clean (asked for, and nothing in hand was left behind)."""
         engine = self.engine
         self._install_signal_handlers()
         self._wait_for_database()
-        for target in (self._probe, self._ring, self._beat, self._tell, self._watch):
+        for target in (self._probe, self._ring, self._beat, self._tell, self._watch, self._weigh):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         log.info("consumer serves queue %s", self.settings.queue, extra={"action": "serve"})
         until = float("inf")
@@ -86,7 +89,7 @@ class BatchWorker(Worker):
                 engine.wake.clear()
         finally:
             self.teardown()
-        return engine.empty
+        return engine.empty and not self._leaks
 
     def _step(self) -> bool:
         try:
@@ -158,6 +161,14 @@ class BatchWorker(Worker):
             except Exception:
                 log.exception("watching failed", extra={"action": "watch"})
             time.sleep(TICK_S)
+
+    def _weigh(self) -> None:
+        """A worker whose handlers leak drains and ends, as at SIGTERM, while it still can; another takes its place."""
+        while not self._leaks:
+            time.sleep(LEAKS_S)
+            if why := leaking(self.settings.memory_mb):
+                self._leaks = self.engine.stopping = True
+                log.error("handlers leak; this worker drains and exits: %s", why, extra={"action": "leaking"})
 
     def _tell(self) -> None:
         """Redis hears every 2 s what this consumer serves and has in hand, and RQ that it lives."""

@@ -1,10 +1,12 @@
 """What the consumers execute under chaos: it tells the receiver when it is entered and left, and fails as it is told.
 
-Payload: {"task_key", "sleep_ms", "fail", "crash", "hang", "bytes"}; fail, crash and hang are how many attempts do so.
+Payload: {"task_key", "sleep_ms", "fail", "crash", "hang", "bytes", "leak_mb", "leak_files"}; of fail, crash and hang,
+how many attempts do so.
 """
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -13,7 +15,12 @@ from typing import Any
 
 from clockjack import Run, handler
 
+FILES = 4096
 _local = threading.local()
+_leaked: list[Any] = []
+# what there is to leak: the same on every machine
+_most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if _most == resource.RLIM_INFINITY else min(FILES, _most), _most))
 
 
 @handler("chaos")
@@ -24,6 +31,9 @@ def chaos(run: Run) -> Any:
     wake_s = time.monotonic() + work.get("sleep_ms", 0) / 1000
     while (left_s := wake_s - time.monotonic()) > 0:
         time.sleep(min(left_s, 0.1))
+    _leaked.append(b"x" * (work.get("leak_mb", 0) * 1_000_000))
+    for _ in range(work.get("leak_files", 0)):
+        _leaked.append(os.open(os.devnull, os.O_RDONLY))
     if run.failures < work.get("crash", 0):
         os.kill(os.getpid(), signal.SIGKILL)
     if run.failures < work.get("hang", 0):

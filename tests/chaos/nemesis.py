@@ -16,12 +16,12 @@ from typing import Any
 import pymysql
 
 from tests.chaos.clients import Client, now_us
+from tests.chaos.handling import handler, leak
 from tests.chaos.plan import Fault, Step
-from tests.chaos.world import World
+from tests.chaos.world import AT_WORK_S, World
 from tests.prove.stage import Process, until
 
 Act = Generator[None, None, tuple[bool, str]]
-AT_WORK_S = 40
 
 
 class Nemesis:
@@ -261,25 +261,6 @@ def rolling(nemesis: Nemesis, fault: Fault) -> Act:
     return all(code in ([0], [-signal.SIGTERM]) for code in codes.values()), f"all were restarted: {codes}"
 
 
-def handler(nemesis: Nemesis, fault: Fault) -> Act:
-    """A task whose handler crashes its process, hangs, or returns too much; it tells which attempts did not succeed."""
-    world, what = nemesis.world, fault.options["payload"]
-    key = f"{fault.name}-{now_us()}"
-    value = {"handler": "chaos", "payload": {"task_key": key, **what}, "run_in_s": 0.3, "backoff_s": 1}
-    value |= {"timeout_s": fault.options.get("timeout_s", 20), "max_failures": fault.options.get("max_failures", 5)}
-    deaths = len(world.deaths)
-    task_id = nemesis.client.do(Step(0, nemesis.client.name, key, "register", value))
-    yield
-    found = world.sql(
-        "SELECT a.outcome, a.error FROM attempts a JOIN runs r ON r.id = a.run_id WHERE r.task_id = %s", task_id
-    )
-    died = [f"{death.name} with {death.code}" for death in world.deaths[deaths:]]
-    for name in {death.name for death in world.deaths[deaths:]}:
-        world.wait_at_work(name, AT_WORK_S)
-    fired = bool(found) if "bytes" in what else bool(died)  # of a crash the attempt is lost only when its lease is over
-    return fired, f"ended: {died}; attempts: {[outcome for outcome, _ in found]}"
-
-
 ACTS: dict[str, Callable[[Nemesis, Fault], Act]] = {
     "kill": kill,
     "freeze": freeze,
@@ -294,4 +275,5 @@ ACTS: dict[str, Callable[[Nemesis, Fault], Act]] = {
     "exhaust_connections": exhaust,
     "rolling_restart": rolling,
     "handler": handler,
+    "leak": leak,
 }

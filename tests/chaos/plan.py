@@ -7,10 +7,16 @@ from typing import Any
 
 SCALE = {"producer": 2, "dispatcher": 3, "consumer": 3}
 HTTP_CLIENTS, SQL_CLIENTS = 6, 3
-WARM_S, GAP_S = 6.0, 1.8
+WARM_S, GAP_S = 6.0, 1.5
 # what a fault takes besides its seconds, at most, on a machine that is not too busy; all others end by themselves
 TAKES_S = {"rolling_restart": 25, "disk_full": 70, "disk_slow": 12, "redis_failover": 10, "mysql_failover": 5}
-TAKES_S |= {"handler_hang": 3, "kill_threads": 7, "exhaust_connections": 3}
+TAKES_S |= {
+    "handler_hang": 3,
+    "handler_leak_memory": 5,
+    "handler_leak_files": 5,
+    "kill_threads": 7,
+    "exhaust_connections": 3,
+}
 
 
 @dataclass

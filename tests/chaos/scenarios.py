@@ -48,7 +48,7 @@ def _commits(kind: str, where: str) -> Maker:
 
 
 def _handler(name: str, seconds: float, payload: dict[str, Any], **options: Any) -> Maker:
-    return lambda rng: Fault(name, seconds, {"act": "handler", "payload": payload, "at": "handler", **options})
+    return lambda rng: Fault(name, seconds, {"act": "handler", "payload": payload, "at": "handler"} | options)
 
 
 def _sized(name: str, low: float, high: float) -> Maker:
@@ -86,6 +86,8 @@ MAKERS: dict[str, Maker] = {
     "rolling_restart": lambda rng: Fault("rolling_restart", 0.1, {"at": "all"}),
     "handler_crash": _handler("handler_crash", 5.0, {"crash": 1}),
     "handler_hang": _handler("handler_hang", 14.0, {"hang": 1}, timeout_s=2),
+    "handler_leak_memory": _handler("handler_leak_memory", 4.0, {"leak_mb": 400}, act="leak", at="leak"),
+    "handler_leak_files": _handler("handler_leak_files", 4.0, {"leak_files": 3700}, act="leak", at="leak"),
     "handler_big": _handler("handler_big", 5.0, {"bytes": 1_000_000}, max_failures=2),
 }
 for _kind in SCALE:
@@ -156,7 +158,15 @@ SEVERE |= {
 NEEDS = {"clock_mysqld": "database_clock", "clock_": "clocks", "disk_full": "disk", "mysql_failover": "pair"}
 MAKERS |= SEVERE
 MIXED = 24  # pairs
-LASTING = ("rolling_restart", "handler_hang", "freeze_consumer", "stall_past_lease", *SEVERE)
+LASTING = (
+    "rolling_restart",
+    "handler_hang",
+    "handler_leak_memory",
+    "handler_leak_files",
+    "freeze_consumer",
+    "stall_past_lease",
+    *SEVERE,
+)
 
 
 def needs(names: tuple[str, ...]) -> tuple[str, ...]:

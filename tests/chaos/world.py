@@ -28,8 +28,9 @@ from tests.chaos.clients import now_us
 from tests.chaos.plan import SCALE, SQL_CLIENTS
 from tests.prove.stage import AT_WORK, ROOT, Process, die_with_parent, until
 
-RESTART_S = 0.5
+RESTART_S, AT_WORK_S = 0.5, 40
 SETTINGS = {"CLOCKJACK_CONCURRENCY": "20", "CLOCKJACK_GRACE_S": "10", "CLOCKJACK_BUILTIN": "none"}
+SETTINGS |= {"CLOCKJACK_MEMORY_MB": "400"}
 METRICS = {
     "redeliveries": "clockjack_repushed_total",
     "lost_attempts": "clockjack_lost_attempts_total",

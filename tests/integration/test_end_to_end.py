@@ -176,6 +176,21 @@ def test_no_isolated_handler_outlives_its_consumer(stages: Stages, database: Dat
     wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), within_s=5)
 
 
+@pytest.mark.parametrize("what", ["memory", "files"])
+def test_a_consumer_whose_handlers_leak_drains_and_ends(stages: Stages, database: Database, what: str) -> None:
+    stages.env |= {"CLOCKJACK_HANDLERS": "tests.integration.untrusted", "CLOCKJACK_MEMORY_MB": "300"}
+    stages.start("dispatcher")
+    consumer = stages.start("consumers")
+    with sa.create_engine(stages.env["CLOCKJACK_DATABASE_URL"]).begin() as connection:
+        insert = "INSERT INTO tasks (handler, payload, run_at) VALUES (%s, %s, UTC_TIMESTAMP(6))"
+        connection.exec_driver_sql(insert, ("mock", '{"sleep_ms": 3000}'))
+        connection.exec_driver_sql(insert, ("untrusted.keep", f'"{what}"'))
+    assert consumer.wait(20) == 1
+    assert '"action": "leaking"' in (stages.effects.parent / "consumers.1.log").read_text()
+    ended = select(database, "SELECT state, attempt, failures FROM runs")
+    assert ended == [{"state": "succeeded", "attempt": 1, "failures": 0}] * 2  # what had begun went on to its end
+
+
 def test_a_full_redis_is_drained(stages: Stages, database: Database, queues: Queues) -> None:
     stages.start("dispatcher")
     stages.start("consumers")

@@ -166,7 +166,7 @@ def test_a_coroutine_is_awaited_in_its_child(bench: Bench) -> None:
     assert result(bench, "async") == '"awaited"'
 
 
-@pytest.mark.parametrize("name", ["thread", "grow"])
+@pytest.mark.parametrize("name", ["thread", "grow", "files"])
 def test_a_child_that_is_no_longer_clean_is_replaced(bench: Bench, children: Children, name: str) -> None:
     pid = result(bench, name)
     assert int(pid) not in pids(children)

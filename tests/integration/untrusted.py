@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -100,3 +101,26 @@ def sockets() -> list[int]:
     """The process's sockets."""
     links = [(int(fd), f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
     return [fd for fd, link in links if os.path.exists(link) and os.readlink(link).startswith("socket:")]
+
+
+@handler("untrusted.files")
+def files(run: Run) -> int:
+    """More files are open than before, and stay so."""
+    for _ in range(200):
+        os.open(os.devnull, os.O_RDONLY)
+    return os.getpid()
+
+
+@handler("untrusted.keep")
+def keep(run: Run) -> None:
+    """The process has 300 MB more, or hardly a file left, and stays so."""
+    if run.payload == "memory":
+        kept.append(b"x" * 300_000_000)
+    else:
+        most = 256
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        while len(os.listdir("/dev/fd")) < most - 6:
+            kept.append(os.open(os.devnull, os.O_RDONLY))
+
+
+kept: list[Any] = []
