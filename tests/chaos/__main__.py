@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import scenarios, severe
-from tests.chaos.clients import Client, History, Http, Sql, now_us
+from tests.chaos.clients import AHEAD, Client, History, Http, Sql, now_us
 from tests.chaos.evidence import counters, dump, waited_us
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import HTTP_CLIENTS, SQL_CLIENTS, Plan
@@ -65,7 +65,7 @@ def play(plan: Plan, out: Path) -> None:
             world, Client("nemesis", history, Http(ports, world.api_key)), out / "faults.jsonl", plan.seed
         )
         nemesis.run(plan.faults, begin_us, plan.load_s)
-        calm_us = now_us()
+        calm_us, calm_s = now_us(), time.monotonic()
         dump(world, out / "tables_calm", ("runs",))
         until(lambda: now_us() >= begin_us + int(plan.load_s * 1e6), plan.load_s + 1)
         for thread in threads:
@@ -73,7 +73,7 @@ def play(plan: Plan, out: Path) -> None:
         live = "SELECT COUNT(*) FROM runs WHERE wake_at IS NOT NULL"
         due = "SELECT COUNT(*) FROM tasks WHERE next_run_at IS NOT NULL AND next_run_at < UTC_TIMESTAMP(6)"
         settled = until(lambda: not world.sql(live)[0][0] and not world.sql(due)[0][0], SETTLED_S, 0.5)
-        time.sleep(max(0.0, calm_us / 1e6 + plan.calm_s - time.time()))
+        time.sleep(max(0.0, calm_s + plan.calm_s - time.monotonic()))
         stop.append(True)
         ended_us = now_us()
         dump(world, out / "tables")
@@ -84,6 +84,8 @@ def play(plan: Plan, out: Path) -> None:
             "seed": plan.seed, "scenario": plan.scenario, "expect": expected(plan), "skew_us": plan.skew_us,
             "started_us": begin_us, "calm_us": calm_us, "ended_us": ended_us, "limits": {"late_ms": 10_000},
         }  # fmt: skip
+        if world.moved:
+            run["moved"] = world.moved
         (out / "run.json").write_text(json.dumps(run, indent=1))
         print(
             f"chaos: {history.results}\nchaos: {counted}\nchaos: settled: {settled}; something waited"
@@ -92,6 +94,7 @@ def play(plan: Plan, out: Path) -> None:
         )
     finally:
         world.close()
+        AHEAD.by_us = 0
 
 
 def expected(plan: Plan) -> dict[str, int]:

@@ -32,6 +32,18 @@ def moment(us: int) -> str:
     return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+class Ahead:
+    """How far the database's clock is ahead of ours, by act of the nemesis, and whether clients may ask just now."""
+
+    def __init__(self) -> None:
+        self.by_us = 0
+        self.open = threading.Event()
+        self.open.set()
+
+
+AHEAD = Ahead()
+
+
 class History:
     """The file of what the clients saw."""
 
@@ -73,6 +85,7 @@ class Client:
 
     def do(self, step: Step) -> int | None:
         """The step is done and written down; the task's id, if it is known."""
+        AHEAD.open.wait()
         task_id, have = self._known.get(step.key, (None, {}))
         if step.f != "register" and task_id is None:
             return None  # it was refused, or nobody knows
@@ -99,10 +112,10 @@ class Client:
         """The value with the plan's relative times as moments."""
         fixed = {name: v for name, v in value.items() if not name.endswith("_at_s") and name != "run_in_s"}
         if "run_in_s" in value:
-            fixed["run_at"] = moment(now_us() + int(value["run_in_s"] * 1e6))
-        for name in ("start_at", "end_at"):
+            fixed["run_at"] = moment(now_us() + AHEAD.by_us + int(value["run_in_s"] * 1e6))
+        for name, ahead_us in (("start_at", AHEAD.by_us), ("end_at", 0)):
             if f"{name}_s" in value:
-                fixed[name] = moment(self._begin_us + int(value[f"{name}_s"] * 1e6))
+                fixed[name] = moment(self._begin_us + ahead_us + int(value[f"{name}_s"] * 1e6))
         return fixed
 
 

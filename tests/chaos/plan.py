@@ -10,7 +10,9 @@ HTTP_CLIENTS, SQL_CLIENTS = 6, 3
 WARM_S, GAP_S = 6.0, 1.5
 # what a fault takes besides its seconds, at most, on a machine that is not too busy; all others end by themselves
 TAKES_S = {"rolling_restart": 25, "disk_full": 70, "disk_slow": 12, "redis_failover": 10, "mysql_failover": 5}
+MISFIRES: tuple[dict[str, Any], ...] = ({}, {"misfire": "skip"}, {"misfire": "all", "max_misfires": 5})
 TAKES_S |= {
+    "outage": 20,
     "handler_hang": 3,
     "handler_leak_memory": 5,
     "handler_leak_files": 5,
@@ -51,6 +53,7 @@ class Plan:
     faults: list[Fault]
     steps: list[Step]
     needs: tuple[str, ...] = ()
+    away_s: int = 0  # so far the database's clock jumps while everything stands still
     skew_us: int = 5_000
 
     def document(self) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class Plan:
         return asdict(self)
 
 
-def plan(scenario: str, seed: int, faults: Sequence[Fault], calm_s: float, rate: float = 1.0) -> Plan:
+def plan(scenario: str, seed: int, faults: Sequence[Fault], calm_s: float, rate: float = 1.0, away_s: int = 0) -> Plan:
     """The faults one after the other with gaps, and a load as long as they take and a little longer."""
     rng = random.Random(f"{seed}/times")
     at_s = WARM_S
@@ -66,15 +69,16 @@ def plan(scenario: str, seed: int, faults: Sequence[Fault], calm_s: float, rate:
         fault.at_s = round(at_s, 1)
         at_s += fault.seconds + GAP_S * rng.uniform(0.7, 1.3)
     load_s = round(at_s + sum(TAKES_S.get(fault.name, 0.1) for fault in faults) + 6.0, 1)
-    return Plan(seed, scenario, load_s, calm_s, list(faults), load(random.Random(f"{seed}/load"), load_s, rate))
+    steps = load(random.Random(f"{seed}/load"), load_s, rate, away_s)
+    return Plan(seed, scenario, load_s, calm_s, list(faults), steps, away_s=away_s)
 
 
-def load(rng: random.Random, load_s: float, rate: float) -> list[Step]:
-    """The steps of all clients in the order of their times. No task is due after `load_s`."""
+def load(rng: random.Random, load_s: float, rate: float, away_s: int = 0) -> list[Step]:
+    """The steps of all clients in the order of their times. No task is due after `load_s`; `away_s` are passed over."""
     clients = [f"http-{n}" for n in range(1, HTTP_CLIENTS + 1)] + [f"sql-{n}" for n in range(1, SQL_CLIENTS + 1)]
     steps: list[Step] = []
     for n in range(round(60 * rate)):
-        steps += _recurring(rng, f"r{n}", rng.choice(clients), load_s, change=n % 5)
+        steps += _recurring(rng, f"r{n}", rng.choice(clients), load_s, change=n % 5, away_s=away_s)
     at_s, n = 0.5, 0
     while at_s < load_s - 3:
         steps += _one_time(rng, f"o{n}", rng.choice(clients), at_s, load_s)
@@ -82,10 +86,13 @@ def load(rng: random.Random, load_s: float, rate: float) -> list[Step]:
     return sorted(steps, key=lambda step: step.at_s)
 
 
-def _recurring(rng: random.Random, key: str, client: str, load_s: float, change: int) -> list[Step]:
+def _recurring(rng: random.Random, key: str, client: str, load_s: float, change: int, away_s: int) -> list[Step]:
     """A task that comes every 1 to 5 s till the end of the load, and what is done to it meanwhile."""
     at_s = rng.uniform(0, 3) if rng.random() < 0.8 else rng.uniform(3, max(4, load_s / 2))
-    value = _when(rng, at_s) | {"handler": "chaos", "payload": {"task_key": key}, "end_at_s": load_s}
+    value = _when(rng, at_s) | {"handler": "chaos", "payload": {"task_key": key}}
+    value["end_at_s"] = load_s + away_s
+    if away_s:  # what the outage misses is to be seen to in every way
+        value |= rng.choice(MISFIRES)
     value |= {"timeout_s": 20, "backoff_s": 1, "max_failures": 5}
     steps = [Step(at_s, client, key, "register", value)]
     when = sorted(rng.uniform(at_s + 2, max(at_s + 4, load_s - 3)) for _ in range(4))

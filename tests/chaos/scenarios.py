@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.chaos.plan import SCALE, Fault, Plan, plan
 
+AWAY_S = 3_600
 CLAIM, START = "INSERT INTO runs", "UPDATE runs SET state = 'running'"
 Maker = Callable[[random.Random], Fault]
 
@@ -120,14 +121,15 @@ def only(names: tuple[str, ...], seed: int, seconds: float) -> Plan:
     """These faults again and again, so many times as go into `seconds`; once at least."""
     rng = random.Random(f"{seed}/faults")
     faults = [MAKERS[name](rng) for name in names]
-    once = any(name.endswith("failover") for name in names)  # there is one replica
+    once = any(name.endswith("failover") or name == "outage" for name in names)  # there is one replica, one hour
+    away_s = AWAY_S if "outage" in names else 0
     while True:
         more = [MAKERS[name](rng) for name in names]
         made = plan("+".join(names), seed, [*faults, *more], calm_s=10)
         if once or made.load_s + made.calm_s > seconds:
-            made = plan("+".join(names), seed, faults, calm_s=10)
+            made = plan("+".join(names), seed, faults, calm_s=40 if away_s else 10, away_s=away_s)
             made.needs = needs(names)
-            if "database_clock" in made.needs:
+            if "clock_mysqld" in names:
                 made.skew_us = 5_100_000
             return made
         faults += more
@@ -153,9 +155,16 @@ SEVERE |= {
     "disk_full": lambda rng: Fault("disk_full", round(rng.uniform(6, 9), 1), {"at": "mysqld"}),
     "redis_failover": lambda rng: Fault("redis_failover", 3.0, {"at": "redis"}),
     "mysql_failover": lambda rng: Fault("mysql_failover", 1.5, {"at": "mysqld"}),
+    "outage": lambda rng: Fault("outage", round(rng.uniform(1.5, 3), 1), {"by_s": AWAY_S, "at": "all", "exempt": True}),
     "clock_mysqld": lambda rng: Fault("clock_mysqld", 10.0, {"act": "clock", "offset_s": 5, "at": "mysqld"}),
 }
-NEEDS = {"clock_mysqld": "database_clock", "clock_": "clocks", "disk_full": "disk", "mysql_failover": "pair"}
+NEEDS = {
+    "outage": "database_clock",
+    "clock_mysqld": "database_clock",
+    "clock_": "clocks",
+    "disk_full": "disk",
+    "mysql_failover": "pair",
+}
 MAKERS |= SEVERE
 MIXED = 24  # pairs
 LASTING = (
@@ -177,7 +186,7 @@ def needs(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def long(seed: int) -> list[Plan]:
     """Disks, clocks of processes, Redis failing over; MySQL failing over; its clock; many times two faults at once."""
-    names = tuple(name for name in SEVERE if name not in ("clock_mysqld", "mysql_failover"))
+    names = tuple(name for name in SEVERE if name not in ("clock_mysqld", "mysql_failover", "outage"))
     servers = plan("servers", seed, _drawn((*names, "rolling_restart"), seed), calm_s=30)
     servers.needs = needs(names)
     # a full disk can leave MariaDB half an event in its log, which its replica then never acknowledges: not here
@@ -187,7 +196,9 @@ def long(seed: int) -> list[Plan]:
     # calm for so long that the receiver, whose clock did not jump, can be asked about what was due
     clock = plan("clock", seed, _drawn(("clock_mysqld", "kill_dispatcher", "kill_consumer"), seed), calm_s=50)
     clock.needs, clock.skew_us = ("database_clock",), 5_100_000
-    return [servers, failover, clock, plan("mixed", seed, _mixed(seed), calm_s=30)]
+    away = plan("outage", seed, _drawn(("outage",), seed), calm_s=40, away_s=AWAY_S)
+    away.needs = ("database_clock",)
+    return [servers, failover, clock, away, plan("mixed", seed, _mixed(seed), calm_s=30)]
 
 
 def _mixed(seed: int) -> list[Fault]:

@@ -19,6 +19,7 @@ from redis import Redis
 
 from deploy import debs, programs, servers
 from deploy.supervisor import free_port
+from tests.chaos import outage  # noqa: F401  its act is among them
 from tests.chaos.nemesis import ACTS, Nemesis
 from tests.chaos.plan import Fault
 from tests.chaos.world import World

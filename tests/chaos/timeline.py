@@ -19,10 +19,17 @@ def draw(out: Path) -> Path:
     """`out`/timeline.svg shows the run of this directory."""
     run = json.loads((out / "run.json").read_text())
     begun_us, ended_us = run["started_us"], run["ended_us"]
+    moved = run.get("moved") or {"at_us": ended_us, "by_us": 0}
+
+    def real(us: int) -> int:
+        """The database's time on our clock; what it passed over is one moment of ours."""
+        return us if us <= moved["at_us"] else max(moved["at_us"], us - moved["by_us"])
+
     late: dict[int, list[float]] = defaultdict(list)
     for row in lines(out / "tables" / "runs.jsonl"):
         if row["origin"] == "schedule" and row["first_started_at"]:
-            late[(row["due_at"] - begun_us) // 1_000_000].append((row["first_started_at"] - row["due_at"]) / 1e6)
+            due, begun = real(row["due_at"]), real(row["first_started_at"])
+            late[(due - begun_us) // 1_000_000].append((begun - due) / 1e6)
     faults = lines(out / "faults.jsonl")
 
     def x(us: int) -> float:

@@ -84,6 +84,7 @@ class World:
         self.deaths: list[Death] = []
         self.scraped: dict[tuple[str, int], dict[str, float]] = {}
         self._children: list[subprocess.Popen[str]] = []
+        self.moved: dict[str, int] | None = None  # when the database's clock was moved for good, and by how much
         self.starved_s = 0.0  # the longest that this process waited for a processor
         self._stopping = threading.Event()
         self._lock = threading.RLock()
@@ -178,6 +179,12 @@ class World:
             self.places[name].restart_at = time.monotonic() + restart_after_s
             process.send(number)
         return process.pid
+
+    def start_again(self) -> None:
+        """Every place that is empty gets a process now."""
+        with self._lock:
+            for place in self.places.values():
+                place.restart_at = 0.0
 
     def wait_at_work(self, name: str, timeout_s: float, but: int = 0) -> bool:
         """Whether the process at this place, another one than pid `but`, worked before the time was over."""

@@ -22,7 +22,7 @@ from tests.chaos.checker.files import Fault, Garbage, Op, load
 from tests.chaos.checker.life import live
 from tests.chaos.checker.limits import Window, all_away
 from tests.chaos.checker.verdict import judge
-from tests.unit.chaos_histories import ENDED, OUTAGE, Row, World, good, us, write
+from tests.unit.chaos_histories import ENDED, OUTAGE, Row, S, World, good, us, write
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("clockjack", "producer", "dispatcher", "consumers", "deploy")
@@ -278,6 +278,17 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         lambda w: w.attempts[0].update(outcome="failed", ended_at=us(33)),
         "fence: cron, run 26 due 17:47:10.000000: attempt 1 failed after 2.996 s, and nothing told it to",
     ),
+    "another attempt's, which says how long it was at work": (
+        lambda w: w.attempts[0].update(outcome="failed", ended_at=us(33), error="stopped after 8.2 s"),
+        "fence: cron, run 26 due 17:47:10.000000: attempt 1 failed after 2.996 s, and nothing told it to",
+    ),
+    "stopped at the end of a lease that nothing had touched": (
+        lambda w: (
+            w.attempts[0].update(outcome="failed", ended_at=us(35), error="stopped after 4.9 s"),
+            w.faults[0].update(target="dispatcher.2"),
+        ),
+        "fence: cron, run 26 due 17:47:10.000000: attempt 1 failed after 4.996 s, and nothing told it to",
+    ),
     "succeeded by an attempt that had no effect": (
         lambda w: run_of(w, "cron", 30).update(attempt=3),
         "fence: cron, run 26 due 17:47:10.000000: attempt 3 succeeded, and had no effect of its own",
@@ -390,6 +401,70 @@ def test_a_spoiled_run_is_red_and_says_why(name: str, tmp_path: Path) -> None:
     found = verdict(world, tmp_path)
     assert found["verdict"] is False
     assert [text for text in found["violations"] if line in text], found["violations"]
+
+
+def away(world: World, misfire: str = "once", ran: int = 1) -> None:
+    """Everything stands still while the database's clock moves on by an hour; a task misses 11 of its occurrences."""
+    hour, back = 3_600, 3_600 + 110
+    world.run["moved"] = {"at_us": us(104), "by_us": hour * S}
+    world.fault("outage", "all", 102, 110)
+    world.faults[-1]["exempt"] = True
+    value = {"every_s": 300, "start_at": us(200), "end_at": us(3300), "misfire": misfire, "max_misfires": 3}
+    task = world.task("hourly", 50, **value)
+    for n in range(ran):
+        run = world.ran(task, us(200 + 300 * n), back + n / 10, claimed_at=us(back - 0.5))
+        for effect in effects_of(world, "hourly", 200 + 300 * n):
+            effect["at_us"] = run["started_at"] + 1_000 - hour * S  # the receiver's clock stayed
+    world.not_run(task, us(200 + 300 * ran), "skipped", "misfire", us(3300))["claimed_at"] = us(back - 0.5)
+
+
+@pytest.mark.parametrize(("misfire", "ran"), [("once", 1), ("skip", 0), ("all", 3)])
+def test_an_hour_that_was_missed_is_covered_as_misfire_says(misfire: str, ran: int, tmp_path: Path) -> None:
+    world = good()
+    away(world, misfire, ran)
+    found = verdict(world, tmp_path)
+    assert found["violations"] == []
+    assert (found["due"], found["seconds"]) == (60 + 11, ENDED + 3_600)
+
+
+AWAY: dict[str, tuple[Spoil, str]] = {
+    "too little ran": (
+        lambda w: away(w, "all", 2),
+        "missing: hourly: misfire is all, and 2 of what the outage missed ran, not 3",
+    ),
+    "too much ran": (
+        lambda w: away(w, "skip", 1),
+        "missing: hourly: misfire is skip, and 1 of what the outage missed ran, not 0",
+    ),
+    "a part of it has no row": (
+        lambda w: (away(w), run_of(w, "hourly", 500).update(skipped_until=us(2900))),
+        "missing: hourly, due 18:35:00.000000: it was in force, and no row covers it",
+    ),
+    "too late after it": (
+        lambda w: (away(w), later(run_of(w, "hourly", 200), 20)),
+        "late: hourly, run",
+    ),
+    "nobody was judged": (lambda w: (away(w), w.task("hourly", 51)), "vacuous: caught_up is 0: nothing was tried"),
+}
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_an_outage_that_is_not_made_good_is_red(name: str, tmp_path: Path) -> None:
+    world = good()
+    spoil, line = AWAY[name]
+    spoil(world)
+    found = verdict(world, tmp_path)
+    assert [text for text in found["violations"] if line in text], found["violations"]
+
+
+@pytest.mark.parametrize("error", ["stopped after 4.9 s", "the handler was stopped"])
+def test_a_handler_may_be_stopped_at_the_end_of_a_lease_that_was_counted_from_the_sending(
+    error: str, tmp_path: Path
+) -> None:
+    world = good()
+    world.run["expect"]["lost_attempts"] = 0
+    world.attempts[0].update(outcome="failed", ended_at=us(34.5), error=error)
+    assert verdict(world, tmp_path)["violations"] == []
 
 
 def test_of_many_violations_the_first_ones_are_shown_and_all_are_counted(tmp_path: Path) -> None:

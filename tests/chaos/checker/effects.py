@@ -69,7 +69,7 @@ def windows(case: Case, task: Task) -> list[tuple[int, int]]:
         limit = case.limits.deadline(since_us)
         misses = since_us > due_us or case.limits.strained(due_us - AHEAD_US, limit)
         lax = all(d.get("run_at") is not None and not d.get("max_lateness_s") for d in definitions)
-        if misses and not lax and any(d.get("misfire", "once") != "all" for d in definitions):
+        if misses and not lax and any(d.get("misfire", "once") != "all" or d.get("max_misfires") for d in definitions):
             continue  # what is missed may be skipped
         if any(op.result != "fail" and op.f != "run_now" and since_us <= op.from_us <= limit for op in task.ops):
             continue  # what is late may be turned off meanwhile

@@ -107,15 +107,23 @@ EFFECT = {"at_us": WHOLE, "run_key": TEXT, "attempt": WHOLE, "task_key": TEXT, "
 def load(folder: Path) -> Files:
     """All files of the folder."""
     run = _run(_document(folder / "run.json"))
-    ops = sorted(_lines(folder / "history.jsonl", OP, _op), key=lambda op: (op.from_us, op.op))
+    later = _later(run)
+    run |= {name: later(run[name]) for name in ("calm_us", "ended_us")}
+    ops = sorted(
+        _lines(folder / "history.jsonl", OP, lambda row: _moved(_op(row), later, "from_us", "to_us")),
+        key=lambda op: (op.from_us, op.op),
+    )
     for op in ops:
         if not run["started_us"] - HOUR_US <= op.from_us <= run["ended_us"] + HOUR_US:
             raise Garbage(f"history.jsonl: operation {op.op} was not sent within an hour of the run")
     return Files(
         run=run,
         ops=ops,
-        faults=sorted(_lines(folder / "faults.jsonl", FAULT, _fault), key=lambda fault: fault.from_us),
-        effects=sorted(_lines(folder / "effects.jsonl", EFFECT, _effect)),
+        faults=sorted(
+            _lines(folder / "faults.jsonl", FAULT, lambda row: _moved(_fault(row), later, "from_us", "until_us")),
+            key=lambda fault: fault.from_us,
+        ),
+        effects=sorted(_lines(folder / "effects.jsonl", EFFECT, lambda row: _moved(_effect(row), later, "at_us"))),
         tasks=_lines(folder / "tables/tasks.jsonl", TASK, dict),
         runs=_lines(folder / "tables/runs.jsonl", RUN, dict),
         attempts=_lines(folder / "tables/attempts.jsonl", ATTEMPT, dict),
@@ -123,6 +131,19 @@ def load(folder: Path) -> Files:
         calm=_lines(folder / "tables_calm/runs.jsonl", RUN, dict),
         counters=_counters(_document(folder / "counters.json")),
     )
+
+
+def _later(run: Row) -> Callable[[int], int]:
+    """What a stamp of the harness or the receiver is on the database's clock, which was moved for good at `at_us`."""
+    moved = run.get("moved") or {"at_us": 0, "by_us": 0}
+    if not isinstance(moved, dict) or not all(isinstance(moved.get(name), int) for name in ("at_us", "by_us")):
+        raise Garbage("run.json: moved says at_us and by_us")
+    at_us, by_us = moved["at_us"], moved["by_us"]
+    return lambda us: us + by_us if us >= at_us else us
+
+
+def _moved(line: Any, later: Callable[[int], int], *fields: str) -> Any:
+    return line._replace(**{name: later(us) for name in fields if (us := getattr(line, name)) is not None})
 
 
 def _document(path: Path) -> Row:

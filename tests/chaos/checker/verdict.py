@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.chaos.checker import coverage, durable, effects, rows, starts
+from tests.chaos.checker import coverage, durable, effects, misfires, rows, starts
 from tests.chaos.checker.case import Case, case
 from tests.chaos.checker.files import EXPECTED, Files
 from tests.chaos.checker.starts import Start
@@ -19,13 +19,14 @@ def judge(files: Files) -> dict[str, Any]:
     begun = starts.check(one)
     rows.check(one)
     windows = effects.check(one)
+    some = {"caught_up": misfires.check(one)} if files.run.get("moved") else {}
     registered = [op for op in files.ops if op.f == "register"]
     counted: dict[str, int] = {name: int(files.counters.get(name, 0)) for name in EXPECTED}
     counted["lost_attempts"] = sum(attempt["outcome"] == "lost" for attempt in files.attempts)
     ok = sum(op.result == "ok" for op in registered)
     if files.counters["deadlocks"]:
         report.add("locking", f"{files.counters['deadlocks']} deadlocks", files.counters["deadlocks"])
-    _vacuous(one, counted, registered_ok=ok, due=due, effects=len(files.effects), windows=windows)
+    _vacuous(one, counted, registered_ok=ok, due=due, effects=len(files.effects), windows=windows, **some)
     faults = _faults(one, begun)
     late_us = [start.start_us - one.limits.begins(start.base_us) for start in begun]
     return {
