@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clockjack import zones
-from clockjack.ledger import acceptance, reports, server
+from clockjack.ledger import acceptance, reports, rights, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
 from clockjack.registration import unserved
@@ -29,6 +29,7 @@ def examine(settings: Settings, database: Database) -> dict[str, Any]:
     wanted: dict[str, set[str]] = {}
     try:
         if _database(settings, database, findings):
+            _rights(database, findings)
             counts = acceptance.read(database, reports.counts)
             wanted = acceptance.read(database, reports.wanted_queues)
             _lateness(database, counts, findings)
@@ -58,6 +59,15 @@ def _database(settings: Settings, database: Database, findings: list[Finding]) -
     if not wrong:
         findings.append(Finding("ok", "schema", "the tables are at the revision of this version"))
     return not wrong
+
+
+def _rights(database: Database, findings: list[Finding]) -> None:
+    user, lacks = acceptance.read(database, rights.missing)
+    if lacks:
+        text = f"the user {user} lacks {', '.join(lacks)}: run deploy/grants.sql again"
+        findings.append(Finding("problem", "rights", text))
+    else:
+        findings.append(Finding("ok", "rights", f"the user {user} may do what it must"))
 
 
 def _lateness(database: Database, counts: dict[str, Any], findings: list[Finding]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from clockjack import telemetry
 from clockjack.handlers import Run, load
 from clockjack.ledger import server
-from clockjack.ledger.database import Database
+from clockjack.ledger.database import Database, LoginRefused
 from clockjack.settings import for_process
 from consumers import builtin
 from consumers.execution import Job
@@ -53,7 +53,7 @@ def main() -> int:
     telemetry.serve_metrics(settings.metrics_port)
     try:
         clean = worker.work()
-    except server.Unfit as error:
+    except (LoginRefused, server.Unfit) as error:
         print(f"consumer: {error}", file=sys.stderr)
         return 2
     sys.stdout.flush()

@@ -23,7 +23,7 @@ from rq.worker.base import WorkerStatus
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit
+from clockjack.ledger.database import Database, LoginRefused, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError, connect
 from clockjack.reach import PROBE_S
 from clockjack.settings import Settings
@@ -109,6 +109,8 @@ class BatchWorker(Worker):
                 self.engine.database.now()
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
                 return
+            except LoginRefused:
+                raise
             except (Unavailable, UnknownCommit) as error:
                 if not told:
                     log.warning("waiting for the database: %s", error, extra={"action": "wait"})

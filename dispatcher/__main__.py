@@ -8,7 +8,7 @@ import time
 
 from clockjack import telemetry
 from clockjack.ledger import server
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit
+from clockjack.ledger.database import Database, LoginRefused, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import for_process
 from dispatcher.loops import Dispatcher
@@ -32,11 +32,11 @@ def main() -> int:
             for warning in server.require(database, unsafe_server=settings.unsafe_server):
                 log.warning(warning, extra={"action": "server"})
             break
-        except (Unavailable, UnknownCommit):
-            time.sleep(0.5)
-        except server.Unfit as error:
+        except (LoginRefused, server.Unfit) as error:
             print(f"dispatcher: {error}", file=sys.stderr)
             return 2
+        except (Unavailable, UnknownCommit):
+            time.sleep(0.5)
     with contextlib.suppress(RedisError):
         for warning in dispatcher.queues.check():
             log.warning(warning, extra={"action": "redis"})

@@ -8,6 +8,7 @@ import sys
 import uvicorn
 
 from clockjack import telemetry
+from clockjack.ledger.database import LoginRefused
 from clockjack.ledger.server import Unfit
 from clockjack.settings import for_process
 from producer.app import create_app
@@ -25,6 +26,9 @@ def main() -> int:
     except Unfit as error:
         print(f"producer: {error}", file=sys.stderr)
         return 1
+    except LoginRefused as error:
+        print(f"producer: {error}", file=sys.stderr)
+        return 2
     config = uvicorn.Config(
         app,
         settings.http_host,

@@ -6,7 +6,7 @@ import time
 
 from clockjack import telemetry
 from clockjack.ledger import reports, server
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit
+from clockjack.ledger.database import Database, LoginRefused, Unavailable, UnknownCommit
 
 log = logging.getLogger("producer")
 
@@ -36,9 +36,11 @@ class Watch:
         return time.monotonic() < self._away_until_s
 
     def require(self) -> None:
-        """The server is fit, or away and asked later; Unfit says what is wrong with it."""
+        """The server is fit, or away and asked later; Unfit and LoginRefused say what is wrong with it."""
         try:
             self.check()
+        except LoginRefused:
+            raise
         except (Unavailable, UnknownCommit):
             log.warning("the database is away; requests are answered with 503", extra={"action": "database_away"})
 

@@ -12,6 +12,10 @@ class Unavailable(Exception):
     """The database cannot be reached or refuses work at the moment; nothing was changed."""
 
 
+class LoginRefused(Unavailable):
+    """The database can be reached, and lets nobody in with this user, password and name: somebody must mend that."""
+
+
 class Clock:
     """The database's time, carried forward on the monotonic clock: at most behind the database, never ahead.
 

@@ -25,12 +25,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError
 
-from clockjack.ledger.clock import Clock, Unavailable, from_us, to_us
+from clockjack.ledger.clock import Clock, LoginRefused, Unavailable, from_us, to_us
 
 __all__ = [
     "Clock",
     "Connection",
     "Database",
+    "LoginRefused",
     "Unavailable",
     "UnknownCommit",
     "changed",
@@ -47,6 +48,7 @@ log = logging.getLogger("clockjack.ledger")
 T = TypeVar("T")
 
 AGAIN = {1213, 1205, 1020}
+LOGIN = {1044, 1045, 1049, 1698}  # wrong user, password or database
 LOST = {
     0,
     1040,
@@ -151,7 +153,8 @@ class Database:
         """`body(connection)` ran in one committed transaction; its value is returned.
 
         `body` may be run again, so it must not do anything but SQL. Raises `Unavailable` when the database cannot be
-        reached, `UnknownCommit` when the connection died during COMMIT, and what `body` raises, rolled back.
+        reached (`LoginRefused` when it lets nobody in), `UnknownCommit` when the connection died during COMMIT, and
+        what `body` raises, rolled back.
         """
         for attempt in range(1, attempts + 1):
             try:
@@ -159,7 +162,9 @@ class Database:
             except UnknownCommit:
                 raise
             except Exception as error:
-                retry = code(error) in AGAIN
+                if (number := code(error)) in LOGIN:
+                    raise LoginRefused(f"the database refuses the login ({number}): {_plain(error)}") from error
+                retry = number in AGAIN
                 if not retry and not is_lost(error):
                     raise
                 if attempt == attempts or (not retry and attempt >= 2):

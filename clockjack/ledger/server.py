@@ -7,9 +7,11 @@ import re
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger.database import Database
+from clockjack.ledger.database import Database, code
 from clockjack.ledger.migrate import current, head
+from clockjack.ledger.rights import DENIED
 
 MYSQL, MARIADB = (8, 0, 16), (10, 6, 0)
 VARIABLES = (
@@ -35,7 +37,12 @@ def require(database: Database, *, unsafe_server: bool = False) -> list[str]:
 
     `unsafe_server` turns errors about the server's settings into warnings, never one about the tables.
     """
-    schema = database.transaction(check_schema)
+    try:
+        schema = database.transaction(check_schema)
+    except DBAPIError as error:
+        if code(error) in DENIED:
+            raise Unfit(f"its user may not read the tables: see deploy/grants.sql ({code(error)})") from error
+        raise
     errors, warnings = database.transaction(check)
     if schema or (errors and not unsafe_server):
         raise Unfit("; ".join([*schema, *([] if unsafe_server else errors)]))

@@ -1,6 +1,7 @@
 """The command line on real servers: what it prints, its exit codes, and one line for what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from clockjack import cli
 from clockjack.ledger import keys
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues
-from deploy import servers
+from deploy import grants, servers
 from tests.integration.life import owner
 
 Capture = pytest.CaptureFixture[str]
@@ -196,6 +197,34 @@ def test_doctor_finds_a_server_that_may_lose_data(
         assert "innodb_flush_log_at_trx_commit must be 1" in shell("doctor", code=1)
     finally:
         owner(database).transaction(lambda c: c.execute(sa.text(f"{setting}1")))
+
+
+@pytest.mark.parametrize("module", ["producer", "dispatcher", "consumers"])
+@pytest.mark.parametrize("wrong", ["password", "database"])
+def test_a_refused_login_is_one_line(module: str, wrong: str, users: dict[str, str], redis_url: str) -> None:
+    url = sa.make_url(users["producer"])
+    url = url.set(password="hunter2") if wrong == "password" else url.set(database="mysql")
+    env = os.environ | {"CLOCKJACK_REDIS_URL": redis_url, "PORT": "0"}
+    env["CLOCKJACK_DATABASE_URL"] = url.render_as_string(hide_password=False)
+    ended = subprocess.run([sys.executable, "-m", module], env=env, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{module.removesuffix('s')}: the database refuses the login (")
+    assert ended.stderr.count("\n") == 1
+    assert "hunter2" not in ended.stderr + ended.stdout
+
+
+def test_doctor_says_which_rights_its_user_lacks(
+    shell: Shell, users: dict[str, str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in grants.STAGES:
+        monkeypatch.setenv("CLOCKJACK_DATABASE_URL", users[stage])
+        assert "ok\trights" in shell("doctor")
+    revoked = sa.text("REVOKE INSERT ON task_events FROM 'consumer'@'%'")
+    owner(database).transaction(lambda c: c.execute(revoked))
+    try:
+        assert "lacks INSERT on task_events: run" in shell("doctor", code=1)
+    finally:
+        owner(database).transaction(lambda c: c.execute(sa.text("GRANT INSERT ON task_events TO 'consumer'@'%'")))
 
 
 def test_servers_away_are_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

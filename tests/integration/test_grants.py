@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger import partitions
+from clockjack.ledger import partitions, rights
 from clockjack.ledger.database import Database, code
 from deploy import grants
 from tests.integration.life import insert, select, sql, task
@@ -75,6 +75,16 @@ SELECT * FROM mysql.user
 SELECT 1 INTO OUTFILE '/tmp/clockjack-mine'
 FLUSH TABLES
 SHUTDOWN""".splitlines()
+
+
+@pytest.mark.parametrize("user", grants.STAGES)
+def test_doctor_knows_what_the_script_grants(user: str) -> None:
+    granted: dict[str, tuple[str, ...]] = {}
+    for statement in grants.statements("clockjack"):
+        if found := re.match(rf"GRANT (.*) ON `clockjack`\.(\w+) TO '{user}'", statement):
+            verbs = re.sub(r"\(.*?\)", "", found[1]).split(",")
+            granted[found[2]] = tuple(verb.strip() for verb in verbs if verb.strip() in rights.PROBES)
+    assert granted == rights.NEEDS[user]
 
 
 @pytest.fixture
