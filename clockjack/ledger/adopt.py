@@ -39,6 +39,7 @@ def adopt(
     there = rows(
         connection,
         "SELECT id, due_at, state, attempt, schedule_version, reason, skipped_until, first_started_at FROM runs"
+        " FORCE INDEX (occurrence)"
         " WHERE task_id = :t AND due_at IN :moments FOR UPDATE",
         t=task["id"],
         moments=moments,

@@ -162,7 +162,8 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
             single[claimed].append((ids[0], goes_to))
         else:
             connection.exec_driver_sql(
-                f"UPDATE tasks SET {SEEN_NOW}, next_run_at = {moment(goes_to)}, missed_since = {moment(missed_since)},"
+                f"UPDATE tasks FORCE INDEX (PRIMARY) SET {SEEN_NOW}, next_run_at = {moment(goes_to)},"
+                f" missed_since = {moment(missed_since)},"
                 f" runs_claimed = runs_claimed + {claimed},"
                 f" misfires_claimed = {'misfires_claimed + 1' if misfired else 0}"
                 f" WHERE id IN ({','.join(str(int(i)) for i in sorted(ids))})"
@@ -171,8 +172,8 @@ def move_on(connection: Connection, steps: list[Step]) -> None:
         for part in chunks(sorted(pairs), 200):  # a CASE is searched line by line: longer ones cost more a row
             cases = "".join(f" WHEN {int(i)} THEN CAST({moment(goes_to)} AS DATETIME(6))" for i, goes_to in part)
             connection.exec_driver_sql(
-                f"UPDATE tasks SET {SEEN_NOW}, runs_claimed = runs_claimed + {claimed}, misfires_claimed = 0,"
-                " missed_since = NULL,"
+                f"UPDATE tasks FORCE INDEX (PRIMARY) SET {SEEN_NOW}, runs_claimed = runs_claimed + {claimed},"
+                " misfires_claimed = 0, missed_since = NULL,"
                 f" next_run_at = CASE id{cases} END WHERE id IN ({','.join(str(int(i)) for i, _ in part)})"
             )
     for step in steps:

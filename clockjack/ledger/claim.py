@@ -59,7 +59,7 @@ PIECE = (
     " AND next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND ORDER BY next_run_at LIMIT 1 OFFSET 20000"
 )
 SOME = f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
-ONE = f"SELECT {_COLUMNS} FROM tasks WHERE id = :i AND next_run_at = :t FOR UPDATE SKIP LOCKED"
+ONE = f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id = :i AND next_run_at = :t FOR UPDATE SKIP LOCKED"
 
 
 @dataclass(slots=True)
@@ -107,8 +107,10 @@ def claim(
     except UnknownCommit:
         return Claimed([], 0, 0, full=True)  # the next poll sees what became true; wake_at covers the push
     except Exception as error:
-        if is_lost(error) or isinstance(error, Unavailable) or not seen:
+        if is_lost(error) or isinstance(error, Unavailable) or (not seen and code(error) not in AGAIN):
             raise
+        if not seen:  # a deadlock before anything was locked for good: nobody has lost anything
+            return Claimed([], 0, 0, full=True)
         log.warning("batch claimed in parts", extra={"action": "claim_parts", "code": code(error)})
         why = code(error)
     alone = _claim_parts(database, seen, why, ages, memory, staged)

@@ -30,7 +30,10 @@ END = (
     " AND wake_at <= UTC_TIMESTAMP(6) + INTERVAL :ahead_s SECOND ORDER BY wake_at"
     f" LIMIT 1 OFFSET {PIECE}"
 )
-FREE = "SELECT id FROM runs WHERE {points} AND state = 'ready' ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
+FREE = (
+    "SELECT id FROM runs FORCE INDEX (PRIMARY) WHERE {points} AND state = 'ready' ORDER BY id, due_at"
+    " FOR UPDATE SKIP LOCKED"
+)
 AGES = (
     "SELECT queue, TIMESTAMPDIFF(MICROSECOND, MIN(wake_at), UTC_TIMESTAMP(6)) / 1e6 AS age_s FROM"
     " (SELECT queue, state, wake_at FROM runs FORCE INDEX (wake) WHERE wake_at <= UTC_TIMESTAMP(6)"

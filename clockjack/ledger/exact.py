@@ -69,4 +69,8 @@ def lock_soon(connection: Connection, sql: str, ids: Sequence[int]) -> list[dict
 
 def update_locked(connection: Connection, keys: Sequence[Key], sets: str, *values: Any) -> int:
     """The runs `keys`, which this transaction has locked, are updated; `sets` takes `values` at its %s."""
-    return int(connection.exec_driver_sql(f"UPDATE runs SET {sets} WHERE {points(keys)}", values).rowcount)
+    return int(
+        connection.exec_driver_sql(
+            f"UPDATE runs FORCE INDEX (PRIMARY) SET {sets} WHERE {points(keys)}", values
+        ).rowcount
+    )

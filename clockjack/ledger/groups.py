@@ -157,7 +157,11 @@ def _locked(connection: Connection, namespace: str, group_key: str) -> list[Row]
         rows(connection, "SELECT id FROM tasks WHERE id = :i FOR UPDATE", i=ids[0])
         first_of_all, ids = ids[0], _ids(connection, namespace, group_key)
         if ids and ids[0] == first_of_all:
-            return rows(connection, f"SELECT {COLUMNS} FROM tasks WHERE id IN :ids ORDER BY id FOR UPDATE", ids=ids)
+            return rows(
+                connection,
+                f"SELECT {COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id IN :ids ORDER BY id FOR UPDATE",
+                ids=ids,
+            )
     return []
 
 
@@ -204,7 +208,7 @@ def _pass_over(connection: Connection, members: Sequence[Row], now: datetime) ->
     if not late:
         return
     ids = sorted(row["id"] for row in late)
-    changed(connection, "UPDATE tasks SET next_run_at = NULL WHERE id IN :ids", ids=ids)
+    changed(connection, "UPDATE tasks FORCE INDEX (PRIMARY) SET next_run_at = NULL WHERE id IN :ids", ids=ids)
     found = rows(
         connection,
         "SELECT task_id, due_at FROM runs WHERE task_id IN :ids AND (task_id, due_at) IN :at",

@@ -41,7 +41,7 @@ def lock(connection: Connection, popped: "Sequence[Popped]") -> frozenset[int]:
     wanted = sorted({p.live_task_id for p in popped if p.live_task_id is not None})
     if not wanted:
         return frozenset()
-    sql = "SELECT id FROM tasks WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
+    sql = "SELECT id FROM tasks FORCE INDEX (PRIMARY) WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
     return frozenset(row["id"] for row in lock_soon(connection, sql, wanted))
 
 
@@ -108,8 +108,8 @@ def _replace(connection: Connection, begun: Sequence[Mapping[str, Any]], verdict
     there = [(other["id"], other["due_at"]) for other in begun if other["id"] not in verdicts]
     if there:
         sql = (
-            "SELECT id FROM runs WHERE id IN :ids AND (id, due_at) IN :keys AND state IN ('ready', 'running')"
-            " ORDER BY id FOR UPDATE SKIP LOCKED"
+            "SELECT id FROM runs FORCE INDEX (PRIMARY) WHERE id IN :ids AND (id, due_at) IN :keys"
+            " AND state IN ('ready', 'running') ORDER BY id FOR UPDATE SKIP LOCKED"
         )
         if len(rows(connection, sql, ids=[key[0] for key in there], keys=there)) < len(there):
             return False

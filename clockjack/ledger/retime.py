@@ -111,7 +111,8 @@ def _move(connection: Connection, part: Sequence[Retimed], actor: str) -> list[R
         return []
     ids = [change.task["id"] for change in made]
     connection.exec_driver_sql(
-        "UPDATE tasks SET version = version + 1, updated_at = UTC_TIMESTAMP(6), next_run_at = CASE id"
+        "UPDATE tasks FORCE INDEX (PRIMARY) SET version = version + 1, updated_at = UTC_TIMESTAMP(6),"
+        " next_run_at = CASE id"
         + " WHEN %s THEN CAST(%s AS DATETIME(6))" * len(made)
         + f" END WHERE id IN ({', '.join(['%s'] * len(made))})",
         (*(value for change in made for value in (change.task["id"], change.new)), *ids),

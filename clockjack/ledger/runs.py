@@ -56,7 +56,7 @@ class Held:
 
 
 START = (
-    "UPDATE runs SET state = 'running', attempt = attempt + 1, run_token = {token}, worker = %s,"
+    "UPDATE runs FORCE INDEX (PRIMARY) SET state = 'running', attempt = attempt + 1, run_token = {token}, worker = %s,"
     " started_at = UTC_TIMESTAMP(6), first_started_at = COALESCE(first_started_at, UTC_TIMESTAMP(6)),"
     " lease_until = UTC_TIMESTAMP(6) + INTERVAL 6 SECOND, "
     " wake_at = LEAST(wake_at, UTC_TIMESTAMP(6) + INTERVAL 6 SECOND)"
@@ -83,10 +83,14 @@ SELECT r.id, r.due_at, r.task_id, r.live_task_id, r.queue, r.attempt, r.failures
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE {among} AND r.run_token = {token} AND r.state = 'running'
 """
-MINE = "SELECT id, attempt FROM runs WHERE {fence} AND state = 'running' ORDER BY id, due_at FOR UPDATE SKIP LOCKED"
-HOW_MANY = "SELECT COUNT(*) FROM runs WHERE {fence} AND state = 'running' FOR UPDATE SKIP LOCKED"
+MINE = (
+    "SELECT id, attempt FROM runs FORCE INDEX (PRIMARY) WHERE {fence} AND state = 'running' ORDER BY id, due_at"
+    " FOR UPDATE SKIP LOCKED"
+)
+HOW_MANY = "SELECT COUNT(*) FROM runs FORCE INDEX (PRIMARY) WHERE {fence} AND state = 'running' FOR UPDATE SKIP LOCKED"
 HEARTBEAT = (
-    f"UPDATE runs SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND WHERE {{fence}} AND state = 'running'"
+    f"UPDATE runs FORCE INDEX (PRIMARY) SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND"
+    " WHERE {fence} AND state = 'running'"
 )
 
 

@@ -200,7 +200,8 @@ def close_pause(connection: Connection, task_id: int, missed_since: datetime, un
     """The row that stands for what a pause missed ends before `until` (None: now)."""
     changed(
         connection,
-        "UPDATE runs SET skipped_until = COALESCE(:until, UTC_TIMESTAMP(6)) WHERE task_id = :t AND due_at = :d"
+        "UPDATE runs FORCE INDEX (occurrence) SET skipped_until = COALESCE(:until, UTC_TIMESTAMP(6))"
+        " WHERE task_id = :t AND due_at = :d"
         " AND state = 'skipped' AND reason = 'paused' AND skipped_until IS NULL",
         t=task_id,
         d=missed_since,

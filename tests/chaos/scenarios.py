@@ -9,7 +9,7 @@ from typing import Any
 from tests.chaos.plan import SCALE, Fault, Plan, plan
 
 AWAY_S = 3_600
-CLAIM, START = "INSERT INTO runs", "UPDATE runs SET state = 'running'"
+CLAIM, START = "INSERT INTO runs", "UPDATE runs FORCE INDEX (PRIMARY) SET state = 'running'"
 Maker = Callable[[random.Random], Fault]
 
 

@@ -10,9 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from clockjack.ledger import claim, direct, exact, forecast, retime, runs, wake
 from clockjack.ledger.database import Database, rows
+from clockjack.ledger.finish import Outcome, finish
 from clockjack.ledger.runs import Held
 from clockjack.moments import FIRST
-from tests.integration.life import TOKEN, select, sql
+from tests.integration.life import TOKEN, held, select, sql, start
 
 pytestmark = pytest.mark.mysql
 
@@ -172,6 +173,28 @@ def test_locked_runs_are_updated_by_their_whole_key(filled: Database) -> None:
     (statement,) = filled.transaction(body)
     used = plan(filled, statement.replace(":", "\\:"))  # its rows are no estimate: one for each whole unique key
     assert (used["key"], used["type"], int(used["rows"])) == ("PRIMARY", "range", 50)
+
+
+def test_of_a_small_table_no_other_rows_are_passed_over(database: Database) -> None:
+    """500 of 600 rows by their ids would be a scan of all, on which even a row that does not match is waited for."""
+    new = "INSERT INTO tasks (handler, run_at) VALUES " + ", ".join(["('mock', UTC_TIMESTAMP(6))"] * 600)
+    sql(database, new)
+    select(database, "ANALYZE TABLE tasks")
+    seen: list[str] = []
+    event.listen(
+        database._engine, "before_cursor_execute", lambda c, cursor, sql, *rest: seen.append(sql % _literal(rest[0]))
+    )
+    ready = claim.claim(database, {}, 500).ready
+    select(database, "ANALYZE TABLE runs")
+    mine = held(start(database, ready[:90]))
+    assert len(mine) == 90
+    database.transaction(lambda c: runs.heartbeat(c, mine))
+    database.transaction(lambda c: finish(c, [Outcome(one, "succeeded") for one in mine]))
+    locking = [s for s in seen if s.startswith("UPDATE") or ("FOR UPDATE" in s and "FORCE INDEX (due)" not in s)]
+    assert len(locking) >= 4
+    for statement in locking:
+        used = plan(database, statement.replace(":", "\\:"))
+        assert (used["key"], used["type"]) in (("PRIMARY", "range"), ("PRIMARY", "const")), statement[:200]
 
 
 def _literal(values: Any) -> tuple[str, ...]:

@@ -124,7 +124,9 @@ POINTS: dict[str, Callable[[str], None]] = {
     "kill-before-start": _before_start,
     "stop-after-select": lambda point: _after_statement(point, r"FROM tasks FORCE INDEX \(due\)"),
     "stop-after-insert": lambda point: _after_statement(point, r"^INSERT INTO runs"),
-    "stop-before-commit": lambda point: _before_commit(point, r"^\s*UPDATE runs SET state = 'running'"),
+    "stop-before-commit": lambda point: _before_commit(
+        point, r"^\s*UPDATE runs FORCE INDEX \(PRIMARY\) SET state = 'running'"
+    ),
     # a handler has succeeded and nothing of its outcome is written
     "stop-before-finish": lambda point: _before_statement(
         point, r"(?s)^SELECT id, attempt FROM runs .*run_token.* FOR UPDATE|SET state = 'succeeded'"
