@@ -182,7 +182,9 @@ def test_of_a_small_table_no_other_rows_are_passed_over(database: Database) -> N
     select(database, "ANALYZE TABLE tasks")
     seen: list[str] = []
     event.listen(
-        database._engine, "before_cursor_execute", lambda c, cursor, sql, *rest: seen.append(sql % _literal(rest[0]))
+        database._engine,
+        "before_cursor_execute",
+        lambda c, cursor, sql, values, *rest: seen.append(cursor.mogrify(sql, values or None)),
     )
     ready = claim.claim(database, {}, 500).ready
     select(database, "ANALYZE TABLE runs")
