@@ -33,7 +33,7 @@ from clockjack.moments import FIRST
 
 log = logging.getLogger("clockjack.ledger")
 
-BATCH = 500
+BATCH, PAGES = 500, 4
 SATURATED_S = 1.0
 AVOID_S = 5.0
 OVERDUE_EVERY_S = 1.0
@@ -43,22 +43,24 @@ _COLUMNS = (
     " schedule_version, version, seen_state, seen_schedule_version, created_at, UTC_TIMESTAMP(6) AS now"
 )
 FRESH = (
-    f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"
+    "SELECT id FROM tasks FORCE INDEX (due)"
     " WHERE next_run_at >= UTC_TIMESTAMP(6) - INTERVAL 10 SECOND"
     " AND next_run_at <= UTC_TIMESTAMP(6) + INTERVAL 5 SECOND AND id NOT IN :avoid"
-    " ORDER BY next_run_at LIMIT :n FOR UPDATE SKIP LOCKED"
+    " ORDER BY next_run_at LIMIT :n OFFSET :passed"
 )
 OVERDUE = (
-    f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (due)"
+    "SELECT id, queue FROM tasks FORCE INDEX (due)"
     " WHERE next_run_at >= :since AND next_run_at < COALESCE(:before, UTC_TIMESTAMP(6) - INTERVAL 10 SECOND)"
     " AND queue NOT IN :busy AND id NOT IN :avoid"
-    " ORDER BY next_run_at LIMIT :n FOR UPDATE SKIP LOCKED"
+    " ORDER BY next_run_at LIMIT :n"
 )
 PIECE = (
     "SELECT next_run_at FROM tasks FORCE INDEX (due) WHERE next_run_at >= :since"
     " AND next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND ORDER BY next_run_at LIMIT 1 OFFSET 20000"
 )
 SOME = f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id IN :ids ORDER BY id FOR UPDATE SKIP LOCKED"
+# what was read without locks is locked by primary key alone, ascending: who finds an entry of `due` locked waits for it
+TAKE = SOME.replace(" ORDER BY", " AND next_run_at <= UTC_TIMESTAMP(6) + INTERVAL 5 SECOND ORDER BY")
 ONE = f"SELECT {_COLUMNS} FROM tasks FORCE INDEX (PRIMARY) WHERE id = :i AND next_run_at = :t FOR UPDATE SKIP LOCKED"
 
 
@@ -92,13 +94,17 @@ def claim(
 
     def body(connection: Connection) -> Claimed:
         seen.clear()
-        found = rows(connection, FRESH, n=limit, avoid=[*memory.avoid] or [0])
-        full = len(found) >= limit
-        if not full:
-            late = _overdue(connection, ages, limit - len(found), memory)
-            allowed = [task for task in late if memory.pace.take(task["queue"], time.monotonic())]
-            full = len(found) + len(allowed) >= limit
-            found += allowed
+        for page in range(PAGES):
+            there = rows(connection, FRESH, n=limit, passed=page * limit, avoid=[*memory.avoid] or [0])
+            ids, full = [row["id"] for row in there], len(there) >= limit
+            if not full:
+                late = _overdue(connection, ages, limit - len(ids), memory)
+                ids += [task["id"] for task in late if memory.pace.take(task["queue"], time.monotonic())]
+            full = len(ids) >= limit
+            found = rows(connection, TAKE, ids=sorted(ids)) if ids else []
+            if found or not full:  # else others have all of these: the next ones
+                break
+        full = full and bool(found)  # what others keep is not asked for again and again
         seen.extend((row["id"], row["next_run_at"]) for row in found)
         return apply(connection, database.clock, found, ages, full=full, staged=staged)
 

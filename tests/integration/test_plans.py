@@ -64,7 +64,11 @@ def by_primary_key(database: Database, statement: str) -> None:
 
 @pytest.mark.parametrize("statement", [claim.FRESH, claim.OVERDUE])
 def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) -> None:
-    values = {"avoid": [0]} | ({"busy": ["x"], "since": claim.FIRST, "before": None} if ":busy" in statement else {})
+    values = (
+        {"avoid": [0]}
+        | ({"passed": 0} if ":passed" in statement else {})
+        | ({"busy": ["x"], "since": claim.FIRST, "before": None} if ":busy" in statement else {})
+    )
     found = plan(filled, statement, n=500, **values)
     assert (found["key"], found["type"]) == ("due", "range")
     assert "filesort" not in (found["Extra"] or "")

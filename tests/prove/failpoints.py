@@ -122,7 +122,9 @@ def _time_claims(point: str) -> None:
 POINTS: dict[str, Callable[[str], None]] = {
     "kill-after-claim": _kill_after_claim,
     "kill-before-start": _before_start,
-    "stop-after-select": lambda point: _after_statement(point, r"FROM tasks FORCE INDEX \(due\)"),
+    "stop-after-select": lambda point: _after_statement(
+        point, r"(?s)FROM tasks FORCE INDEX \(PRIMARY\).* FOR UPDATE SKIP LOCKED"
+    ),
     "stop-after-insert": lambda point: _after_statement(point, r"^INSERT INTO runs"),
     "stop-before-commit": lambda point: _before_commit(
         point, r"^\s*UPDATE runs FORCE INDEX \(PRIMARY\) SET state = 'running'"
