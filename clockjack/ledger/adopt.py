@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.advance import Claimed, Ready, first_look, insert, move_on, see
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, rows
-from clockjack.ledger.decide import Skip, Step, decide
+from clockjack.ledger.decide import Skip, Step, decide, ran_before
 from clockjack.ledger.tasks import schedule_of, serial
 from clockjack.schedules import next_after
 
@@ -56,8 +56,10 @@ def adopt(
     ready: list[Ready] = []
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
-        step.ready = False
         ready = _revive(connection, step, run, now, ages, staged)
+        if not step.counted:
+            ran_before(step)
+        step.ready = False
     ready += insert(connection, [step], now, ages, staged=staged)
     see(connection, [step])
     move_on(connection, [step])

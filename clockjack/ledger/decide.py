@@ -90,6 +90,13 @@ def decide(task: Mapping[str, Any], now: datetime) -> Step:
     return step
 
 
+def ran_before(step: Step) -> None:
+    """The step of an occurrence that has its row, and was counted then: so max_runs is not reached by it once more."""
+    step.ready = False
+    if step.goes_to is None and step.task["max_runs"] is not None:
+        step.goes_to = next_after(schedule_of(step.task), step.task["next_run_at"])
+
+
 def _of_schedule(task: Mapping[str, Any], now: datetime) -> Step:
     stored, schedule = task["next_run_at"], schedule_of(task)
     validate(schedule)

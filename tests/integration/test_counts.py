@@ -23,11 +23,12 @@ from tests.integration.life import insert, select, sql
 pytestmark = [pytest.mark.mysql, pytest.mark.xdist_group("heavy")]
 
 RUNS = 1_000
-# capitals: SQL; the rest: Redis. Claimed 500 at a time, and once more to find nothing; pushed 100 at a time
+# capitals: SQL; the rest: Redis. Claimed 500 at a time, found first and then locked, and once more to find nothing;
+# pushed 100 at a time
 CLAIM_AND_STAGE = {
     **dict.fromkeys(("hmget", "hset", "expire"), RUNS),
     **dict.fromkeys(("evalsha", "llen", "sadd", "zadd"), 10),
-    "SELECT": 6,
+    "SELECT": 8,
     "INSERT": 4,
     "UPDATE": 2,
     "COMMIT": 3,

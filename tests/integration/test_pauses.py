@@ -415,3 +415,22 @@ def test_a_second_pause_while_an_occurrence_is_claimed_leaves_none_without_a_row
     assert kept[1][2] is not None
     assert at(4) < kept[1][2] <= at(5)
     assert [row[1] for row in kept[2:]] == [at(5)]
+
+
+@pytest.mark.parametrize("by", ["function", "sql"])
+def test_the_last_run_comes_although_the_one_before_was_claimed_before_a_pause(
+    dispatcher: Dispatcher, later: Later, by: str
+) -> None:
+    """max_runs counts a run once, also when a resume makes its occurrence due a second time."""
+    one = new(later, every_s=60, start_at=at(1), max_runs=2)
+    later.to(at(1) - timedelta(seconds=3))
+    settle(dispatcher)  # the first is claimed ahead, before the pause
+    pause(later, one, by)
+    resume(later, one, by)
+    settle(dispatcher)
+    later.to(at(2))
+    settle(dispatcher)
+    runs = select(later, "SELECT due_at, state FROM runs WHERE task_id = :i ORDER BY due_at", i=one)
+    assert [run["due_at"] for run in runs] == [at(1), at(2)]
+    found = select(later, "SELECT runs_claimed, next_run_at FROM tasks WHERE id = :i", i=one)[0]
+    assert (found["runs_claimed"], found["next_run_at"]) == (2, None)

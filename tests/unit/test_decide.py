@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clockjack.ledger.decide import ON_TIME, Step, decide
+from clockjack.ledger.decide import ON_TIME, Step, decide, ran_before
 from clockjack.ledger.tasks import schedule_of
 from clockjack.schedules import first, next_after, occurrences
 
@@ -71,8 +71,8 @@ class Ledger:
         assert step.invalid is None, step.invalid
         if step.ready and self.rows.get(task["next_run_at"], ("paused",))[0] == "paused":
             self.rows[task["next_run_at"]] = ("run", None, now)
-        else:
-            step.ready = False  # it has run: it is adopted and does not run again
+        elif step.ready:
+            ran_before(step)  # it is adopted and does not run again
         if step.closes is not None:
             self._close(step.closes)
         if step.skip:
