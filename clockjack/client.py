@@ -111,11 +111,11 @@ class Client:
 
     def pause(self, task_id: int) -> dict[str, Any]:
         """The task starts nothing until it is resumed."""
-        return self._ask("POST", f"/v1/tasks/{task_id}/pause")
+        return self._once(f"/v1/tasks/{task_id}/pause", None, None)
 
     def resume(self, task_id: int, *, catch_up: bool = False) -> dict[str, Any]:
         """The task is active again; with `catch_up` what its pause missed is due, as far as its `misfire` says."""
-        return self._ask("POST", f"/v1/tasks/{task_id}/resume", json={"catch_up": catch_up})
+        return self._once(f"/v1/tasks/{task_id}/resume", None, {"catch_up": catch_up})
 
     def edit(
         self, task_id: int, *, if_version: int | None = None, idempotency_key: str | None = None, **fields: Any
@@ -164,7 +164,7 @@ class Client:
 
     def cancel(self, task_id: int) -> dict[str, Any]:
         """The task fires no more; its history stays."""
-        return self._ask("DELETE", f"/v1/tasks/{task_id}")
+        return self._once(f"/v1/tasks/{task_id}", None, None, "DELETE")
 
     def run_now(self, task_id: int, *, idempotency_key: str | None = None) -> dict[str, Any]:
         """One more run of the task is due now; returns the run."""
@@ -216,7 +216,7 @@ class Client:
 
     def cancel_group(self, group_key: str) -> dict[str, Any]:
         """The group's members fire no more; their history stays."""
-        return self._ask("DELETE", _group(group_key))
+        return self._once(_group(group_key), None, None, "DELETE")
 
     def _once(
         self, path: str, key: str | None, document: Any, method: str = "POST", headers: dict[str, str] | None = None

@@ -119,13 +119,13 @@ def move(
     return acceptance.once(database, body, ticket)
 
 
-def cancel(database: Database, namespace: str, group_key: str, *, actor: str) -> Answer:
+def cancel(database: Database, namespace: str, group_key: str, *, actor: str, ticket: Ticket | None = None) -> Answer:
     """All members of the group are cancelled. Raises UnknownGroup."""
 
     def body(connection: Connection) -> Change:
         return Change(200, answer(group_key, _known(groups.cancel(connection, namespace, group_key, actor=actor))))
 
-    return acceptance.once(database, body)
+    return acceptance.once(database, body, ticket)
 
 
 def show(database: Database, namespace: str, group_key: str) -> str:

@@ -13,7 +13,7 @@ from clockjack.ledger.acceptance import Change
 from producer import cursors
 from producer.answers import found, json, response, schema
 from producer.problems import Problem
-from producer.requests import Asking, Caller, Id, Sent, caller, document, precondition, ticket
+from producer.requests import Asking, Body, Caller, Id, Sent, caller, document, precondition, ticket
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 _EDIT, _RESUME = schema(registration.NewTask), schema(changes.Resume, required=False)
@@ -55,22 +55,22 @@ def edit(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
 
 
 @router.delete("/tasks/{task_id}")
-def cancel(request: Request, asking: Asking, task_id: Id) -> Response:
+def cancel(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task is cancelled; its history stays."""
-    return _control(request, asking, task_id, control.cancel)
+    return _control(request, asking, sent, task_id, control.cancel)
 
 
 @router.post("/tasks/{task_id}/pause")
-def pause(request: Request, asking: Asking, task_id: Id) -> Response:
+def pause(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task starts nothing until it is resumed."""
-    return _control(request, asking, task_id, control.pause)
+    return _control(request, asking, sent, task_id, control.pause)
 
 
 @router.post("/tasks/{task_id}/resume", openapi_extra=_RESUME)
 def resume(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task is active and due at its next occurrence; with `catch_up` at the first that its pause missed."""
     wanted = registration.read(changes.Resume, document(sent.raw) if sent.raw.strip() else {})
-    answer = _control(request, asking, task_id, partial(control.resume, catch_up=wanted.catch_up))
+    answer = _control(request, asking, sent, task_id, partial(control.resume, catch_up=wanted.catch_up))
     request.app.state.notices.nudge("claim")
     return answer
 
@@ -113,12 +113,14 @@ def fill(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     return response(done)
 
 
-def _control(request: Request, asking: Caller, task_id: int, change: Any) -> Response:
+def _control(request: Request, asking: Caller, sent: Body, task_id: int, change: Any) -> Response:
+    """With an Idempotency-Key: what was sent twice and comes late cannot undo what was done meanwhile."""
     return response(
         acceptance.change_one(
             request.app.state.database,
             _one(request, asking, task_id, change),
             write=lambda row: documents.compact(documents.task(row)),
+            ticket=ticket(request, asking, sent.raw),
         )
     )
 

@@ -44,13 +44,19 @@ def get(request: Request, asking: Asking, group_key: str) -> Response:
 
 
 @router.delete(NAMED)
-def cancel(request: Request, asking: Asking, group_key: str) -> Response:
+def cancel(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
     """All members are cancelled; their history stays."""
     try:
-        done = grouping.cancel(request.app.state.database, asking.namespace, group_key, actor=asking.actor)
+        done = grouping.cancel(
+            request.app.state.database,
+            asking.namespace,
+            group_key,
+            actor=asking.actor,
+            ticket=ticket(request, asking, sent.raw),
+        )
     except UnknownGroup:
         raise Problem("not-found") from None
-    return Response(done.answer, media_type="application/json")
+    return _changed(request, group_key, done)
 
 
 @router.post(NAMED + "/move", openapi_extra=schema(grouping.Move))

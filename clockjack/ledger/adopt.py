@@ -10,7 +10,7 @@ from clockjack.ledger.advance import Claimed, Ready, first_look, insert, move_on
 from clockjack.ledger.clock import Clock
 from clockjack.ledger.database import changed, rows
 from clockjack.ledger.decide import Skip, Step, decide, ran_before
-from clockjack.ledger.tasks import schedule_of, serial
+from clockjack.ledger.tasks import schedule_of, serial, without_row
 from clockjack.schedules import next_after
 
 # what ended a run before it began, and is over when its task is due at that time again
@@ -52,7 +52,8 @@ def adopt(
             step.goes_to = next_after(schedule_of(task), step.skip.due_at)
             step.skip = step.missed_since = None
         else:
-            step.skip = _rest(connection, task, step.skip, step.skip.until)
+            due = without_row(connection, task, step.skip.due_at, step.skip.until)
+            step.skip = None if due is None else Skip(due, step.skip.reason, step.skip.until)
     ready: list[Ready] = []
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
@@ -64,24 +65,6 @@ def adopt(
     see(connection, [step])
     move_on(connection, [step])
     return Claimed(ready, int(step.invalid is not None), 1, full=step.misfired)
-
-
-def _rest(connection: Connection, task: Mapping[str, Any], skip: Skip, until: datetime) -> Skip | None:
-    """The range without the occurrences at its beginning that have rows of their own; None when nothing is left."""
-    there = (
-        "SELECT due_at FROM runs WHERE task_id = :t AND due_at >= :low AND due_at < :until ORDER BY due_at LIMIT 1000"
-    )
-    schedule, due, full = schedule_of(task), skip.due_at, True
-    while full:  # page by page, as long as all of one is taken
-        page = [row["due_at"] for row in rows(connection, there, t=task["id"], low=due, until=until)]
-        taken = set(page)
-        while due in taken:
-            following = next_after(schedule, due)
-            if following is None:
-                return None
-            due = following
-        full = len(page) == 1000 and due > page[-1]
-    return None if due >= until else Skip(due, skip.reason, until)
 
 
 def _revive(

@@ -158,27 +158,56 @@ def edit(
     return update(connection, task, new, action, actor) if new else task
 
 
+# claimed ahead while its task was paused: a resume makes it due again, and nobody has seen it since
+EARLY = "state = 'skipped' AND reason = 'paused' AND first_started_at IS NULL"
+
+
 def leave(connection: Connection, task: Mapping[str, Any], until: datetime | None, reason: str, now: datetime) -> None:
     """What was due and no dispatcher has seen yet has a row, now that the locked task moves on to `until` (None: for
     good); `reason` says why it never will run.
     """
     due = _due_first(task, now)
-    if due is None or due >= (until or now):
+    due = due and without_row(connection, task, due, until or now, but=f"NOT ({EARLY})")
+    if due is None:
         return
-    if rows(connection, "SELECT id FROM runs WHERE task_id = :t AND due_at = :d", t=task["id"], d=due):
+    state, why = ("skipped", "paused") if task["state"] == "paused" else ("cancelled", reason)
+    values = {"due": due, "now": now, "until": until or now, "state": state, "why": why}
+    values |= {name: task[name] for name in ("id", "schedule_version", "version", "queue")}
+    if changed(
+        connection,
+        "UPDATE runs FORCE INDEX (occurrence) SET state = :state, reason = :why, skipped_until = :until,"
+        f" finished_at = :now WHERE task_id = :id AND due_at = :due AND {EARLY}",
+        **values,
+    ):
         return
-    paused = task["state"] == "paused"
     changed(
         connection,
         "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at,"
         " reason, skipped_until)"
-        " VALUES (:id, :due, :schedule_version, :version, :queue, :now, :is, :now, :why, :until)",
-        due=due,
-        now=now,
-        until=until or now,
-        **{"is": "skipped" if paused else "cancelled", "why": "paused" if paused else reason},
-        **{name: task[name] for name in ("id", "schedule_version", "version", "queue")},
+        " VALUES (:id, :due, :schedule_version, :version, :queue, :now, :state, :now, :why, :until)",
+        **values,
     )
+
+
+def without_row(
+    connection: Connection, task: Mapping[str, Any], due: datetime, until: datetime, *, but: str = "TRUE"
+) -> datetime | None:
+    """The first occurrence from `due` up to before `until` that has no row for which `but` holds."""
+    there = (
+        "SELECT due_at FROM runs FORCE INDEX (occurrence) WHERE task_id = :t AND due_at >= :low AND due_at < :until"
+        f" AND {but} ORDER BY due_at LIMIT 1000"
+    )
+    schedule, following, full = schedule_of(task), due, True
+    while full:  # page by page, as long as all of one is taken
+        page = [row["due_at"] for row in rows(connection, there, t=task["id"], low=following, until=until)]
+        taken = set(page)
+        while following in taken:
+            after = next_after(schedule, following)
+            if after is None:
+                return None
+            following = after
+        full = len(page) == 1000 and following > page[-1]
+    return following if following < until else None
 
 
 def _due_first(task: Mapping[str, Any], now: datetime) -> datetime | None:

@@ -138,8 +138,7 @@ class Http:
             "run_now": ("POST", f"{path}/run", None),
         }[f]
         headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
-        if f in ("register", "edit", "run_now"):
-            headers["Idempotency-Key"] = str(uuid.uuid4())
+        headers["Idempotency-Key"] = str(uuid.uuid4())  # else a copy that comes late undoes what was done meanwhile
         give_up = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up:
             status, answer = self._once(method, path, document, headers)

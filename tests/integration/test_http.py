@@ -378,3 +378,27 @@ def test_a_database_without_tables_is_unfit(
     monkeypatch.setattr("clockjack.ledger.server.head", lambda: "9999")
     assert anonymous.get("/readyz").status_code == 503
     assert "clockjack migrate" in anonymous.get("/readyz").json()["schema"]
+
+
+@pytest.mark.parametrize("change", ["pause", "resume", "cancel"])
+def test_a_copy_of_a_change_that_comes_late_undoes_nothing(http: TestClient, change: str) -> None:
+    task = f"/v1/tasks/{http.post('/v1/tasks', json={'handler': 'mock', 'every_s': 5, 'task_key': 'k'}).json()['id']}"
+    if change == "resume":
+        http.post(f"{task}/pause")
+
+    def send() -> Any:
+        headers = {"Idempotency-Key": "late"}
+        return (
+            http.delete(task, headers=headers) if change == "cancel" else http.post(f"{task}/{change}", headers=headers)
+        )
+
+    first = send()
+    assert first.status_code == 200
+    if change == "cancel":
+        http.post("/v1/tasks", json={"handler": "mock", "every_s": 5, "task_key": "k"})
+    else:
+        http.post(f"{task}/{'pause' if change == 'resume' else 'resume'}")
+    now = http.get(task).json()
+    late = send()
+    assert (late.status_code, late.headers["idempotency-replayed"], late.json()) == (200, "true", first.json())
+    assert http.get(task).json() == now != first.json()

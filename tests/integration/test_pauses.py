@@ -434,3 +434,32 @@ def test_the_last_run_comes_although_the_one_before_was_claimed_before_a_pause(
     assert [run["due_at"] for run in runs] == [at(1), at(2)]
     found = select(later, "SELECT runs_claimed, next_run_at FROM tasks WHERE id = :i", i=one)[0]
     assert (found["runs_claimed"], found["next_run_at"]) == (2, None)
+
+
+@pytest.mark.parametrize("then", ["resume", "cancel"])
+def test_what_was_claimed_ahead_in_a_pause_and_never_seen_again_is_covered_too(
+    dispatcher: Dispatcher, later: Later, then: str
+) -> None:
+    """Paused and resumed within the look-ahead, then an hour without dispatchers, then paused and moved on."""
+    one = new(later, every_s=2, start_at=at(1))
+    later.to(at(1) - timedelta(seconds=3))
+    settle(dispatcher)
+    pause(later, one)
+    later.to(at(1) - timedelta(seconds=1))
+    settle(dispatcher)  # the third has a row of its own now: paused
+    resume(later, one)
+    later.to(at(61))
+    if then == "cancel":
+        cancel(later, one)
+    else:
+        pause(later, one)
+        resume(later, one)
+    runs = select(
+        later, "SELECT due_at, state, reason, skipped_until FROM runs WHERE task_id = :i ORDER BY due_at", i=one
+    )
+    assert [run["due_at"] for run in runs] == [at(1) + timedelta(seconds=2 * n) for n in range(3)]
+    assert (runs[2]["state"], runs[2]["reason"]) == {
+        "resume": ("skipped", "paused"),
+        "cancel": ("cancelled", "cancelled"),
+    }[then]
+    assert runs[2]["skipped_until"] == (at(61) + timedelta(seconds=2) if then == "resume" else at(61))
