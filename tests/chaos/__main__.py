@@ -26,7 +26,7 @@ from tests.prove.stage import ROOT, until
 
 SETTLED_S = 60.0
 EXPECTED = {
-    "redeliveries": ("flushall", "redis_empty"),
+    "redeliveries": ("flushall", "redis_empty", "redis_copies"),
     "lost_attempts": ("kill_consumer", "handler_crash", "freeze_consumer", "stall_past_lease"),
     "fenced_writes": ("freeze_consumer", "stall_past_lease"),
     "unknown_commits": ("commit_",),

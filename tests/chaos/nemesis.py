@@ -192,6 +192,23 @@ def flushall(nemesis: Nemesis, fault: Fault) -> Act:
     return bool(keys), f"{keys} keys gone"
 
 
+def copies(nemesis: Nemesis, fault: Fault) -> Act:
+    """Ten times a second, whatever a consumer has in hand is put into its queue's list once more, for `for_s`."""
+    from redis import Redis
+
+    copied, end = 0, time.monotonic() + fault.options["for_s"]
+    with Redis(unix_socket_path=str(nemesis.world.redis.directory / "redis.sock"), decode_responses=True) as redis:
+        while time.monotonic() < end:
+            for key in list(redis.scan_iter("rq:wip:*")):
+                ids = [str(member).rpartition(":")[0] for member in redis.zrange(key, 0, -1)]
+                if ids:
+                    redis.rpush(f"rq:queue:{key.removeprefix('rq:wip:')}", *ids)
+                    copied += len(ids)
+            time.sleep(0.1)
+    yield
+    return copied > 0, f"{copied} copies of messages"
+
+
 def edge(nemesis: Nemesis, fault: Fault) -> Act:
     """The edge is cut, stalled, held in one direction or slow."""
     world, name, mode = nemesis.world, fault.options["edge"], fault.options["mode"]
@@ -269,6 +286,7 @@ ACTS: dict[str, Callable[[Nemesis, Fault], Act]] = {
     "server_killed": server_killed,
     "server_frozen": server_frozen,
     "flushall": flushall,
+    "redis_copies": copies,
     "edge": edge,
     "commits": commits,
     "kill_threads": threads_killed,

@@ -17,6 +17,7 @@ TAKES_S |= {
     "handler_leak_memory": 5,
     "handler_leak_files": 5,
     "kill_threads": 7,
+    "redis_copies": 6,
     "exhaust_connections": 3,
 }
 

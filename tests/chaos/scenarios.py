@@ -82,6 +82,7 @@ MAKERS: dict[str, Maker] = {
     "freeze_in_start": _place("freeze_in_start", "trip", "consumer", 6, 9, signal=STOP, statement=START),
     "kill_in_start": _place("kill_in_start", "trip", "consumer", 1, 2, signal=KILL, statement=START),
     "flushall": lambda rng: Fault("flushall", 1.0, {"at": "redis"}),
+    "redis_copies": lambda rng: Fault("redis_copies", 0.5, {"at": "redis", "for_s": round(rng.uniform(4, 6), 1)}),
     "kill_threads": _threads,
     "exhaust_connections": _sized("exhaust_connections", 4, 6),
     "rolling_restart": lambda rng: Fault("rolling_restart", 0.1, {"at": "all"}),

@@ -4,6 +4,7 @@ Each needs something that the world has to have been prepared for: `prepare` doe
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import threading
@@ -208,6 +209,10 @@ def disk_full(nemesis: Nemesis, fault: Fault) -> Act:
         ballast.unlink()
     begun = time.monotonic()
     wrote = until(lambda: writes(world), 120, 0.2)
+    if not wrote:
+        with contextlib.suppress(pymysql.MySQLError):
+            threads = world.sql("SHOW FULL PROCESSLIST")
+            (world.out / "threads.json").write_text(json.dumps(threads, default=str, indent=1))
     log = (world.database.directory / "server.log").read_text(errors="replace")
     said = "No space left" in log or "Disk is full" in log or "Disk full" in log
     return wrote and said, (
