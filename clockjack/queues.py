@@ -70,8 +70,10 @@ class Queues:
     def probe(self) -> None:
         """`reach` knows whether Redis answers: a write that a full Redis accepts, too, and a read-only one does not."""
         try:
-            self._probe.delete("clockjack:probe")
-            self.reach.answered(suspended=bool(self._probe.exists("rq:suspended")))
+            pipe = self._probe.pipeline(transaction=False)
+            pipe.delete("clockjack:probe")
+            pipe.exists("rq:suspended")
+            self.reach.answered(suspended=bool(pipe.execute()[1]))
         except RedisError as error:
             self.reach.missed(type(error).__name__)
 

@@ -12,7 +12,7 @@ from redis.retry import Retry
 log = logging.getLogger("clockjack.redis")
 
 AWAY_S = 2.0
-PROBE_S = 0.5
+PROBE_S = 1.0
 TIMEOUT_S = 1.0
 
 

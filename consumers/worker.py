@@ -35,7 +35,7 @@ from consumers.leaks import leaking
 log = logging.getLogger("clockjack.consumer")
 
 BEAT_S = 2.0
-TICK_S = 0.25
+TICK_S, IDLE_S = 0.25, 0.5
 PEEK_S = 1.0
 LEAKS_S = 1.0
 
@@ -85,7 +85,7 @@ class BatchWorker(Worker):
                 if not engine.bell.is_set():
                     self._bell_wanted.set()
                 if not worked:
-                    engine.wake.wait(TICK_S if engine.pool.jobs or not engine.stopping else 0.02)
+                    engine.wake.wait(TICK_S if engine.pool.jobs else 0.02 if engine.stopping else IDLE_S)
                 engine.wake.clear()
         finally:
             self.teardown()
@@ -212,7 +212,7 @@ class BatchWorker(Worker):
         """Nothing more is popped; what has not begun is handed back; begun handlers get the grace period.
 
         A signal handler may touch no lock: the main thread, which it interrupts, may hold it. So it sets a flag, and
-        the loop sees it within 0.25 s.
+        the loop sees it within 0.5 s.
         """
         self.engine.stopping = True
 

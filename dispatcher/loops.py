@@ -22,6 +22,8 @@ from clockjack.reach import PROBE_S
 log = logging.getLogger("clockjack.dispatcher")
 
 POLL_S = 0.2
+RELEASE_S = 0.5  # what others stage sooner than this they release themselves, while they live
+EAR_S = 2.0
 LOOK_S = 1.0
 MAINTAIN_S, MAINTAIN_SOON_S = 600.0, 1.0
 SHOWN_QUEUES = 100
@@ -41,6 +43,7 @@ class Dispatcher:
         self.stopping = threading.Event()
         self._staged = threading.Event()
         self._look = threading.Event()
+        self._nudged = threading.Event()
         self._memory = claim.Memory()
         self._names: set[str] = set()
         self._epoch: str | None = None
@@ -85,8 +88,7 @@ class Dispatcher:
 
     def measure_step(self) -> None:
         """The gauges say how it stands; queues that hold nothing and that nobody serves are forgotten."""
-        self.database.now()
-        health = self.database.transaction(reports.health)
+        health = self.database.transaction(lambda c: reports.health(c, self.database.clock))
         telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
         telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
         status = self.queues.status(self.database.clock.now_us())
@@ -149,7 +151,7 @@ class Dispatcher:
 
     def run(self) -> None:
         """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
-        loops: list[Callable[[], None]] = [self._claim_loop, self._release_loop, self._look_loop]
+        loops: list[Callable[[], None]] = [self._claim_loop, self._ear_loop, self._release_loop, self._look_loop]
         loops += [self._measure_loop, self._maintain_loop, self._probe_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
@@ -157,36 +159,39 @@ class Dispatcher:
         while not self.stop:
             time.sleep(POLL_S)
         self.stopping.set()
-        self._staged.set()
-        self._look.set()
+        for event in (self._nudged, self._staged, self._look):
+            event.set()
         for thread in threads:
             thread.join(5)
 
     def _claim_loop(self) -> None:
-        ear = connect(self.queues.url, timeout_s=POLL_S + 1)
         while not self.stopping.is_set():
+            self._nudged.clear()
             if not self._guarded("claim", self.claim_step):
-                self._listen(ear)
+                self._nudged.wait(POLL_S)
 
-    def _listen(self, ear: Any) -> None:
-        if self.queues.reach.away:
-            self.stopping.wait(POLL_S)
-            return
-        try:
-            heard = ear.blpop(["clockjack:nudge"], timeout=POLL_S)
-        except RedisError:
-            self.stopping.wait(POLL_S)
-            return
-        if heard and heard[1] == b"look":
-            self._look.set()
+    def _ear_loop(self) -> None:
+        """Who registers something that is due soon, or frees a run that waits, is heard at once."""
+        ear = connect(self.queues.url, timeout_s=EAR_S + 1)
+        while not self.stopping.is_set():
+            if self.queues.reach.away:
+                self.stopping.wait(POLL_S)
+                continue
+            try:
+                heard = ear.blpop(["clockjack:nudge"], timeout=EAR_S)
+            except RedisError:
+                self.stopping.wait(POLL_S)
+                continue
+            if heard:
+                (self._look if heard[1] == b"look" else self._nudged).set()
 
     def _release_loop(self) -> None:
         while not self.stopping.is_set():
             self._staged.clear()
             soonest = self._guarded("release", self.release_step)
-            wait_s = POLL_S
+            wait_s = RELEASE_S
             if isinstance(soonest, int) and soonest > 1 and self.database.clock.known:
-                wait_s = min(POLL_S, (soonest - self.database.clock.now_us()) / 1e6)
+                wait_s = min(RELEASE_S, (soonest - self.database.clock.now_us()) / 1e6)
             if wait_s > 0:
                 self._staged.wait(wait_s)
 

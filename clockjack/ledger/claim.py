@@ -48,6 +48,7 @@ FRESH = (
     " AND next_run_at <= UTC_TIMESTAMP(6) + INTERVAL 5 SECOND AND id NOT IN :avoid"
     " ORDER BY next_run_at LIMIT :n OFFSET :passed"
 )
+ANY = "SELECT 1 FROM tasks FORCE INDEX (due) WHERE next_run_at <= UTC_TIMESTAMP(6) + INTERVAL 5 SECOND LIMIT 1"
 OVERDUE = (
     "SELECT id, queue FROM tasks FORCE INDEX (due)"
     " WHERE next_run_at >= :since AND next_run_at < COALESCE(:before, UTC_TIMESTAMP(6) - INTERVAL 10 SECOND)"
@@ -72,6 +73,7 @@ class Memory:
     overdue_since: datetime = FIRST  # where the look through the overdue tasks goes on
     overdue_s: float = 0.0  # when that was
     pace: Pace = field(default_factory=Pace)
+    idle: bool = False  # the last claim found nothing
 
 
 def claim(
@@ -88,6 +90,8 @@ def claim(
     and the others get it at their pace. `staged`: the caller will push the runs to Redis.
     """
     memory = memory or Memory()
+    if memory.idle and not database.any(ANY):
+        return Claimed([], 0, 0, full=False)
     for task_id in [t for t, until in memory.avoid.items() if until < time.monotonic()]:
         del memory.avoid[task_id]
     seen: list[tuple[int, datetime]] = []
@@ -106,6 +110,7 @@ def claim(
                 break
         full = full and bool(found)  # what others keep is not asked for again and again
         seen.extend((row["id"], row["next_run_at"]) for row in found)
+        memory.idle = not found
         return apply(connection, database.clock, found, ages, full=full, staged=staged)
 
     try:

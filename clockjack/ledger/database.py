@@ -10,6 +10,7 @@ The rules that every transaction here keeps (docs/design.md, "Locking"):
   session is ended first, then `UnknownCommit` tells the caller, who asks the tables what became true.
 """
 
+import contextlib
 import logging
 import random
 import time
@@ -18,12 +19,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
+import pymysql
 import sqlalchemy as sa
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError, TimeoutError
 
 from clockjack.ledger.clock import Clock, LoginRefused, Unavailable, from_us, to_us
 
@@ -180,6 +182,19 @@ class Database:
         return self.transaction(
             lambda c: self.clock.observe(c.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one())
         )
+
+    def any(self, sql: str) -> bool:
+        """Whether the statement finds a row: one cheap question before a transaction that mostly has nothing to do.
+
+        True as well when the database does not answer: the transaction will say why.
+        """
+        try:
+            with contextlib.closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute(sql)
+                return cursor.fetchone() is not None
+        except (pymysql.MySQLError, SQLAlchemyError, OSError):
+            return True
 
     def close(self) -> None:
         """All sessions are closed."""

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger.database import rows
+from clockjack.ledger.database import Clock, rows
 from clockjack.ledger.tasks import COLUMNS, SEEN
 
 MAX_PAGE = 200
@@ -122,9 +122,14 @@ def list_events(connection: Connection, task_id: int, *, limit: int = 50) -> lis
     )
 
 
-def health(connection: Connection) -> dict[str, Any]:
-    """Since when the oldest due task or run waits to be started: `oldest_due_at` (None: nothing waits) and its age."""
+def health(connection: Connection, clock: Clock | None = None) -> dict[str, Any]:
+    """Since when the oldest due task or run waits to be started: `oldest_due_at` (None: nothing waits) and its age.
+
+    The time that is read on the way is told to `clock`.
+    """
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    if clock:
+        clock.observe(now)
     waiting = [connection.execute(sa.text(sql), {"now": now}).scalar() for sql in (OLDEST_TASK, OLDEST_RUN)]
     oldest = min((due for due in waiting if due is not None), default=None)
     return {

@@ -29,6 +29,7 @@ DUE = (
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
+ANY = "SELECT 1 FROM runs FORCE INDEX (wake) WHERE wake_at <= UTC_TIMESTAMP(6) LIMIT 1"
 DUE_RUNNING = DUE.replace(" ORDER BY", " AND state = 'running' ORDER BY")
 
 
@@ -44,7 +45,8 @@ def look_again(
 
     A caller that cannot push (`pushes` false) leaves those that are READY to others.
     """
-
+    if not database.any(ANY):
+        return [], 0, False
     seen: list[Mapping[str, Any]] = []
     ended: list[tuple[Mapping[str, Any], bool]] = []
 

@@ -9,7 +9,7 @@ SCALE = {"producer": 2, "dispatcher": 3, "consumer": 3}
 HTTP_CLIENTS, SQL_CLIENTS = 6, 3
 WARM_S, GAP_S = 6.0, 1.5
 # what a fault takes besides its seconds, at most, on a machine that is not too busy; all others end by themselves
-TAKES_S = {"rolling_restart": 25, "disk_full": 70, "disk_slow": 12, "redis_failover": 10, "mysql_failover": 5}
+TAKES_S = {"rolling_restart": 25, "disk_full": 40, "disk_slow": 12, "redis_failover": 10, "mysql_failover": 5}
 MISFIRES: tuple[dict[str, Any], ...] = ({}, {"misfire": "skip"}, {"misfire": "all", "max_misfires": 5})
 TAKES_S |= {
     "outage": 20,

@@ -158,7 +158,6 @@ def test_nobody_waits_for_a_redis_that_hangs(pipeline: Pipeline) -> None:
         dispatcher.claim_step()
         dispatcher.release_step()
         dispatcher.look_step()
-        dispatcher._listen(None)
         pipeline.poll(consumer)
         for call in (lambda: consumer.queues.nudge("look"), lambda: consumer.queues.withdraw("w0")):
             with pytest.raises(RedisError):

@@ -9,6 +9,7 @@ from tests.chaos.checker.life import ends
 from tests.chaos.checker.oracle import S
 
 OFF_S = 2
+RACE_S = 0.5  # a start has the time at which its statement began, which may see what was committed while it ran
 
 
 class Start(NamedTuple):
@@ -70,7 +71,7 @@ def _off(case: Case, task: Task, op: Op) -> None:
     """Nothing of the old schedule begins 2 s after the answer, until the next answer brings it back."""
     off_us = ends(op) + OFF_S * S + case.skew_us
     back = [o.from_us for o in task.ops if o is not op and o.result != "fail" and ends(o) > op.from_us]
-    until_us = min([*back, case.ended_us])
+    until_us = min([*back, case.ended_us]) - int(RACE_S * S)
     still = _still(task, op)
     if still is None:
         return
