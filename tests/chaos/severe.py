@@ -4,7 +4,6 @@ Each needs something that the world has to have been prepared for: `prepare` doe
 """
 
 import contextlib
-import json
 import os
 import subprocess
 import threading
@@ -196,32 +195,32 @@ def start_sentinel(world: World, port: int, master: int) -> "subprocess.Popen[by
 def disk_full(nemesis: Nemesis, fault: Fault) -> Act:
     """No byte is left on the database's disk for `seconds`; over when a write is done again.
 
-    A server that writes nothing though its disk has room is killed, as an operator would: MariaDB looks again only each
-    minute, and in a few runs it never did. What it was at is in threads.json.
+    MariaDB looks only each minute whether there is room again, or ends itself when its disk is full. Then it is done
+    what an operator does: it is started again, after 15 s by kill -9.
     """
-    world = nemesis.world
+    world, database = nemesis.world, nemesis.world.database
     ballast = world.disk / "ballast"
-    left = -1
-    with world.connect() as connection:
-        try:
-            with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
-                while file.write(bytes(2**20)):  # until there is no room; the database goes on writing meanwhile
-                    pass
-            disk = os.statvfs(world.disk)
-            left = disk.f_bavail * disk.f_frsize
-            yield
-        finally:
-            ballast.unlink()
-        begun, how = time.monotonic(), ""
-        if not until(lambda: writes(world), 15, 0.2):
-            with contextlib.suppress(pymysql.MySQLError), connection.cursor() as cursor:
-                cursor.execute("SHOW FULL PROCESSLIST")
-                (world.out / "threads.json").write_text(json.dumps(cursor.fetchall(), default=str, indent=1))
-            how = ", killed"
-            world.database.kill()
-            world.database.start()
+    left, how = -1, ""
+    try:
+        with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+            while file.write(bytes(2**20)):  # until there is no room; the database goes on writing meanwhile
+                pass
+        disk = os.statvfs(world.disk)
+        left = disk.f_bavail * disk.f_frsize
+        yield
+    finally:
+        ballast.unlink()
+    begun = time.monotonic()
+    until(lambda: not database.pid or writes(world), 15, 0.2)
+    log = (database.directory / "server.log").read_text(errors="replace")
+    if not database.pid:
+        how = ", it had ended itself"
+    elif not writes(world):
+        how = ", killed"
+        database.kill()
+    if how:
+        database.start()
     wrote = until(lambda: writes(world), 15, 0.2)
-    log = (world.database.directory / "server.log").read_text(errors="replace")
     said = "No space left" in log or "Disk is full" in log or "Disk full" in log
     return wrote and said, (
         f"{left} bytes were left, the server said so: {said};"
