@@ -19,9 +19,9 @@ from clockjack.handlers import Run
 from clockjack.ledger.database import Clock, chunks
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
-from clockjack.ledger.wake import backoff_s
 from clockjack.queues import job_id
-from consumers.handling import as_json, described, due_of, raise_in, run_of
+from consumers.ending import Stopped, failed, of_error, of_value
+from consumers.handling import due_of, raise_in, run_of
 from consumers.waiting import Loop
 
 log = logging.getLogger("clockjack.consumer")
@@ -36,10 +36,6 @@ HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so 
 def boot_s() -> float:
     """Seconds on the boot clock, which also runs while the machine sleeps (CLOCK_MONOTONIC where there is none)."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Stopped(BaseException):
-    """Raised inside a handler that ran into its timeout, lost its lease or was told to stop."""
 
 
 @dataclass(slots=True, eq=False)
@@ -166,7 +162,7 @@ class Pool:
             if job.state != "running":
                 return
             job.state = "over"
-        self.outcomes.append((job, _failed(job, "timeout", error)))
+        self.outcomes.append((job, failed(job, "timeout", error)))
         self._wake.set()
 
     def watch(self) -> list[Job]:
@@ -245,7 +241,7 @@ class Pool:
         self.ewma_s = spent_s if known_s is None else 0.9 * known_s + 0.1 * min(spent_s, 4 * known_s)
         if given_up:
             return
-        self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
+        self.outcomes.append((job, outcome or failed(job, job.why or "stopped", "the handler was stopped")))
         if not self._wake.is_set():
             self._wake.set()
 
@@ -258,9 +254,9 @@ class Pool:
             if value is not None and inspect.isawaitable(value):
                 self._wait(job, value)
                 return None
-            return Outcome(job.held, "succeeded", result=as_json(value))
+            return of_value(job, value)
         except BaseException as error:
-            return _of_error(job, error)
+            return of_error(job, error, boot_s() - job.begun_s)
 
     def _wait(self, job: Job, awaitable: Awaitable[Any]) -> None:
         """The handler goes on in the loop, unless it was stopped by now; its slot stays taken."""
@@ -272,26 +268,10 @@ class Pool:
 
     def _waited(self, job: Job, task: asyncio.Task[Any]) -> None:
         try:
-            outcome = Outcome(job.held, "succeeded", result=as_json(task.result()))
+            outcome = of_value(job, task.result())
         except BaseException as error:
-            outcome = _of_error(job, error)
+            outcome = of_error(job, error, boot_s() - job.begun_s)
         with self._lock:
             given_up, job.state, job.child = job.state == "over", "over", None
         self._ended(job, outcome, given_up)
         self._slots.put(None)
-
-
-def _of_error(job: Job, error: BaseException) -> Outcome:
-    if job.why is not None or isinstance(error, Stopped):
-        return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
-    return _failed(job, "failed", described(error))
-
-
-def _failed(job: Job, why: str, error: str) -> Outcome:
-    row = job.row
-    failures = row["failures"] + 1
-    retry_in_s = None
-    if failures < row["max_failures"]:
-        retry_in_s = backoff_s(failures, row["backoff_s"], row["backoff_max_s"])
-    kind = "timeout" if why == "timeout" else "failed"
-    return Outcome(job.held, kind, error=error, retry_in_s=retry_in_s)

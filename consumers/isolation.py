@@ -20,9 +20,11 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+from clockjack.endings import Ending
 from clockjack.handlers import Run, load
 from clockjack.settings import Settings
 from consumers import builtin
+from consumers.ending import heard, told
 from consumers.handling import Failed, as_json, described
 from consumers.leaks import open_files, peak_bytes
 from consumers.waiting import wait_for
@@ -58,18 +60,21 @@ class Child:
         self.runs += 1
 
     def answer(self) -> tuple[bool, bool, Any]:
-        """Whether it went well, whether the child wants to be replaced, and the result or error."""
+        """Whether it went well, whether the child wants to be replaced, and the result, ending or error."""
         ready = [end for end, _ in self._poll.poll()]  # its end counts too: what it forked may hold the pipe open
         try:
             if self._pipe.fileno() not in ready:
                 raise EOFError
-            succeeded, last, value = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
+            how, last, value = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
+            if isinstance(how, str):
+                value = heard(how, value)
+                how = True
         except (EOFError, ConnectionError):
             self._process.join(1)
             raise ChildDied(f"the handler's process ended with code {self._process.exitcode} and no answer") from None
-        except (OSError, ValueError, TypeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             raise ChildDied("the handler's process gave an answer that cannot be read") from None
-        return succeeded is True, last is not False, value
+        return how is True, last is not False, value
 
     def kill(self) -> None:
         """The process and what it started get SIGKILL."""
@@ -101,7 +106,7 @@ class Children:
         self._idle = [Child(settings) for _ in range(min(READY, most))]
 
     def call(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Any:
-        """The handler's result; raises what describes its failure.
+        """The handler's result or ending; raises what describes its failure.
 
         `owns(child)` is told the child before it begins, and None when it is done; it answers whether it may go on.
         """
@@ -161,13 +166,20 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     with contextlib.suppress(EOFError, OSError):  # the consumer is gone
         while True:
             run, now_us = pipe.recv()
+            how: bool | str = True
             try:
-                succeeded, text = True, as_json(invoke(load(settings.handlers)[run.handler], run)) or "null"
+                value = invoke(load(settings.handlers)[run.handler], run)
+                if isinstance(value, Ending):
+                    raise value
+                text = as_json(value) or "null"
+            except Ending as ending:
+                how, said = told(ending)
+                text = json.dumps(said)
             except BaseException as error:
-                succeeded, text = False, json.dumps(described(error)[:ERROR_CHARS])
+                how, text = False, json.dumps(described(error)[:ERROR_CHARS])
             # a thread that is left behind could do its harm in the next run
             last = threading.active_count() > 1 or peak_bytes() > most or open_files() > files
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
-            pipe.send_bytes(f"[{json.dumps(succeeded)},{json.dumps(last)},{text}]".encode())
+            pipe.send_bytes(f"[{json.dumps(how)},{json.dumps(last)},{text}]".encode())

@@ -22,7 +22,10 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
+    """How an attempt ended. `kind`: succeeded | failed | timeout | snoozed | discarded.
+
+    `retry_in_s`: the run is READY again then; None: it is over.
+    """
 
     held: Held
     kind: str
@@ -69,22 +72,29 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
         update_locked(connection, [(h.run_id, h.due_at) for h in plain], SUCCEEDED)
     for outcome in ours:
         if outcome.kind != "succeeded":
-            _fail(connection, outcome)
+            _end(connection, outcome)
         elif outcome.result is not None:
             key = (outcome.held.run_id, outcome.held.due_at)
             update_locked(connection, [key], f"{SUCCEEDED}, result = %s", outcome.result)
     return done
 
 
-def _fail(connection: Connection, outcome: Outcome) -> None:
+FAILURES = ("failed", "timeout")  # what counts against the budget
+OVER = {"discarded": "cancelled"}  # the run's state, where it is not FAILED
+
+
+def _end(connection: Connection, outcome: Outcome) -> None:
     held, error = outcome.held, outcome.error and _storable(outcome.error)
-    sets = "failures = failures + 1, error = %s"
-    values: list[Any] = [error]
+    sets, values = "", list[Any]()
+    if outcome.kind != "snoozed":
+        sets, values = "error = %s, ", [error]
+    if outcome.kind in FAILURES:
+        sets += "failures = failures + 1, "
     if outcome.retry_in_s is None:
-        sets += ", state = 'failed', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
-        values.append(outcome.kind)
+        sets += "state = %s, wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
+        values += [OVER.get(outcome.kind, "failed"), outcome.kind]
     else:
-        sets += ", state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+        sets += "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
         values.append(int(outcome.retry_in_s * 1e6))
     update_locked(connection, [(held.run_id, held.due_at)], sets, *values)
     connection.execute(

@@ -160,14 +160,15 @@ def _update(connection: Connection, runs: Sequence[Mapping[str, Any]], sets: str
 def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
     """READY runs that wait for a far look are brought to now, 500 a transaction; for after Redis lost its data.
 
-    Runs that wait for their back-off, for another run's end or for their turn in a backfill keep their time.
+    Runs that wait for their back-off or were snoozed, and those that wait for another run's end or for their turn in a
+    backfill, keep their time.
     """
 
     def body(connection: Connection) -> int:
         found = rows(
             connection,
             "SELECT id, due_at FROM runs FORCE INDEX (wake) WHERE wake_at > UTC_TIMESTAMP(6) AND state = 'ready'"
-            " AND failures = 0 AND origin <> 'backfill'"
+            " AND failures = 0 AND lease_until IS NULL AND origin <> 'backfill'"
             f" AND (live_task_id IS NULL OR attempt = 0 OR wake_at > UTC_TIMESTAMP(6) + INTERVAL {WAIT_S:.0f} SECOND)"
             + (" AND queue IN :queues" if queues else "")
             + " ORDER BY wake_at LIMIT 500"

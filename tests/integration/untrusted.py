@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clockjack import Run, handler
+from clockjack import Discard, Fail, Retry, Run, Snooze, handler
 
 
 @handler("untrusted.pid")
@@ -95,6 +95,22 @@ def spawn(run: Run) -> None:
 async def wait(run: Run) -> str:
     """It was awaited."""
     return "awaited"
+
+
+def ending(word: str) -> Exception:
+    return {"retry": Retry(500, "busy"), "snooze": Snooze(500), "discard": Discard("gone"), "fail": Fail("no")}[word]
+
+
+@handler("untrusted.end")
+def end(run: Run) -> None:
+    """It raised the ending that the payload names."""
+    raise ending(run.payload)
+
+
+@handler("untrusted.give")
+async def give_ending(run: Run) -> Exception:
+    """It returned the ending that the payload names."""
+    return ending(run.payload)
 
 
 def sockets() -> list[int]:
