@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clockjack.client import Client, ClientError
-    from clockjack.endings import Discard, Fail, Retry, Snooze
+    from clockjack.endings import Discard, Fail, LeaseLost, Retry, Snooze
     from clockjack.handlers import Run, handler
 
-__all__ = ["Client", "ClientError", "Discard", "Fail", "Retry", "Run", "Snooze", "handler"]
+__all__ = ["Client", "ClientError", "Discard", "Fail", "LeaseLost", "Retry", "Run", "Snooze", "handler"]
 _HOMES = {
     "Client": "clockjack.client",
     "ClientError": "clockjack.client",
     "Discard": "clockjack.endings",
     "Fail": "clockjack.endings",
+    "LeaseLost": "clockjack.endings",
     "Retry": "clockjack.endings",
     "Run": "clockjack.handlers",
     "Snooze": "clockjack.endings",

@@ -70,6 +70,10 @@ class InvalidPayload(Fail):
     """The payload does not fit what the handler takes: no retry would mend that. The text holds none of its values."""
 
 
+class LeaseLost(Exception):
+    """The run is not this attempt's any more: another one may be at work. What this one still writes is refused."""
+
+
 def _seconds(ending: Ending, after_s: object, least_s: float) -> float:
     name = type(ending).__name__
     if isinstance(after_s, bool) or not isinstance(after_s, (int, float)):

@@ -14,10 +14,14 @@ retried.
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from clockjack.ledger.effects import Connection, Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +41,30 @@ class Run:
     attempt: int
     failures: int
     timeout_s: int
+    hold: "Holder | None" = field(default=None, repr=False, compare=False)
+
+    def transaction(self, engine: "Engine | None" = None) -> AbstractContextManager["Connection"]:
+        """A connection whose COMMIT, at the end of the block, is also the run's success: both are written, or neither.
+
+            with run.transaction() as connection:
+                connection.execute(text("UPDATE app.counters SET n = n + 1 WHERE id = :id"), run.payload)
+
+        READ COMMITTED, on a connection of its own, which connects as the consumer does, or through `engine`, a
+        SQLAlchemy Engine of yours for the same server. At most one a run, and the last thing that it does: what the
+        handler returns or raises afterwards changes nothing. Raises LeaseLost when another attempt may be at work.
+        """
+        return self._held().transaction(engine)
+
+    def _held(self) -> "Holder":
+        if self.hold is None:
+            raise RuntimeError("no consumer holds this run")
+        return self.hold
+
+
+class Holder(Protocol):
+    """Who holds a begun run."""
+
+    def transaction(self, engine: "Engine | None") -> AbstractContextManager["Connection"]: ...
 
 
 registry: dict[str, Callable[[Run], Any]] = {}

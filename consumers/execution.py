@@ -17,11 +17,13 @@ from typing import Any
 
 from clockjack.handlers import Run
 from clockjack.ledger.database import Clock, chunks
+from clockjack.ledger.effects import Effects
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
 from clockjack.queues import job_id
 from consumers.ending import Stopped, failed, of_error, of_value
 from consumers.handling import due_of, raise_in, run_of
+from consumers.holding import Hold
 from consumers.waiting import Loop
 
 log = logging.getLogger("clockjack.consumer")
@@ -55,6 +57,8 @@ class Job:
     thread: int = 0
     child: Any = None  # what can be killed instead of the thread: a process, or a coroutine
     waits: bool = False  # its handler is a coroutine, and has left its thread
+    commits: bool = False  # run.transaction() is at its last statement, or behind it
+    done: bool = False  # it has succeeded by run.transaction(): nothing is left to be written
     spent_s: float = 0.0
     late_s: float | None = None
     offered: bool = False
@@ -70,6 +74,7 @@ class Pool:
     def __init__(self, size: int, call: Callable[[Job, Run], Any], clock: Clock, wake: threading.Event) -> None:
         self.size, self._call, self._clock, self._wake = size, call, clock, wake
         self.isolated = False
+        self.effects: Effects | None = None
         self.outcomes: deque[tuple[Job, Outcome]] = deque()
         self.jobs: dict[str, Job] = {}
         self.ewma_s: float | None = None
@@ -144,7 +149,7 @@ class Pool:
             job.why, job.stopped_s = why, boot_s()
             if job.child is not None:
                 job.child.kill()
-            elif not self.isolated:
+            elif not self.isolated and not job.commits:
                 raise_in(job.thread, Stopped)
 
     def owns(self, job: Job, child: Any) -> bool:
@@ -155,6 +160,22 @@ class Pool:
             if job.why is not None and child is not None:
                 child.kill()
             return job.why is None
+
+    def commits(self, job: Job) -> None:
+        """From now until `committed` no stop is raised in the job's thread; raises if it was told to stop before."""
+        with self._lock:
+            if job.stopped_s is not None and job.child is None:
+                raise Stopped
+            job.commits = True
+
+    def committed(self, job: Job, ok: bool) -> None:
+        """Whether the run has succeeded; then its lease does not matter any more. Raises if it was told to stop."""
+        with self._lock:
+            waited, job.commits = job.commits, False
+            if ok:
+                job.done, job.lease_s = True, float("inf")
+            if waited and job.stopped_s is not None and job.child is None:
+                raise Stopped
 
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""
@@ -186,6 +207,8 @@ class Pool:
             self._hands.put(())
         if self._loop is not None:
             self._loop.close()
+        if self.effects is not None:
+            self.effects.close()
 
     def _work(self) -> None:
         while hand := self._hands.get():
@@ -250,7 +273,9 @@ class Pool:
         if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
             job.late_s = max(0.0, (self._clock.now_us() - due_of(row["due_at"])[0]) / 1e6)
         try:
-            value = self._call(job, run_of(row))
+            run = run_of(row)
+            run.hold = Hold(self, job)
+            value = self._call(job, run)
             if value is not None and inspect.isawaitable(value):
                 self._wait(job, value)
                 return None

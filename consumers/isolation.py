@@ -22,10 +22,12 @@ from typing import Any
 
 from clockjack.endings import Ending
 from clockjack.handlers import Run, load
+from clockjack.ledger.runs import Held
 from clockjack.settings import Settings
 from consumers import builtin
 from consumers.ending import heard, told
 from consumers.handling import Failed, as_json, described
+from consumers.inside import Inside
 from consumers.leaks import open_files, peak_bytes
 from consumers.waiting import wait_for
 
@@ -33,6 +35,7 @@ READY = 8
 RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
 GROWTH_MB, GROWTH_FILES = 256, 100  # or when its peak, or its open files, have grown by so much
 FRAME_BYTES, ERROR_CHARS = 65_536, 4_000
+UNREADABLE = "the handler's process gave an answer that cannot be read"
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -54,27 +57,44 @@ class Child:
             self._poll.register(end, select.POLLIN)
         self.runs = 0
 
-    def begin(self, run: Run, now_us: int) -> None:
+    def begin(self, run: Run, now_us: int, held: Held | None) -> None:
         """The child has the run; OSError when it had ended before."""
-        self._pipe.send((run, now_us))
+        self._pipe.send((run, now_us, held))
         self.runs += 1
 
-    def answer(self) -> tuple[bool, bool, Any]:
-        """Whether it went well, whether the child wants to be replaced, and the result, ending or error."""
+    def answer(self, hold: Any) -> tuple[bool, bool, Any]:
+        """Whether it went well, whether the child wants to be replaced, and the result, ending or error.
+
+        `hold` hears what it says before.
+        """
+        while len(frame := self._frame()) == 2 and hold is not None:
+            try:
+                hold.heard(*frame)
+            except (ValueError, TypeError):
+                raise ChildDied(UNREADABLE) from None
+        try:
+            how, last, value = frame
+            if isinstance(how, str):
+                value = heard(how, value)
+                how = True
+        except (ValueError, TypeError, KeyError):
+            raise ChildDied(UNREADABLE) from None
+        return how is True, last is not False, value
+
+    def _frame(self) -> list[Any]:
         ready = [end for end, _ in self._poll.poll()]  # its end counts too: what it forked may hold the pipe open
         try:
             if self._pipe.fileno() not in ready:
                 raise EOFError
-            how, last, value = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
-            if isinstance(how, str):
-                value = heard(how, value)
-                how = True
+            frame = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
         except (EOFError, ConnectionError):
             self._process.join(1)
             raise ChildDied(f"the handler's process ended with code {self._process.exitcode} and no answer") from None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            raise ChildDied("the handler's process gave an answer that cannot be read") from None
-        return how is True, last is not False, value
+        except (OSError, ValueError, RecursionError):
+            frame = None
+        if not isinstance(frame, list):
+            raise ChildDied(UNREADABLE)
+        return frame
 
     def kill(self) -> None:
         """The process and what it started get SIGKILL."""
@@ -110,9 +130,10 @@ class Children:
 
         `owns(child)` is told the child before it begins, and None when it is done; it answers whether it may go on.
         """
-        child, again = self._begun(run, now_us, owns), False
+        hold, run.hold = run.hold, None
+        child, again = self._begun(run, now_us, getattr(hold, "job", None), owns), False
         try:
-            succeeded, last, value = child.answer()
+            succeeded, last, value = child.answer(hold)
             again = not last and child.runs < self._runs
         finally:
             # disowned first: a kill that is meant for this run must not meet the next one
@@ -124,7 +145,7 @@ class Children:
             raise Failed(str(value))
         return value
 
-    def _begun(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Child:
+    def _begun(self, run: Run, now_us: int, job: Any, owns: Callable[[Child | None], bool]) -> Child:
         """A child that has the run. One that had died idle is passed over: that is not this run's fault."""
         while True:
             fresh = False
@@ -134,7 +155,7 @@ class Children:
                 fresh, child = True, Child(self._settings)
             wanted = owns(child)
             try:
-                child.begin(run, now_us)
+                child.begin(run, now_us, None if job is None else job.held)
                 return child
             except OSError:
                 owns(None)
@@ -165,7 +186,8 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     builtin.install(settings, lambda: now_us)
     with contextlib.suppress(EOFError, OSError):  # the consumer is gone
         while True:
-            run, now_us = pipe.recv()
+            run, now_us, held = pipe.recv()
+            run.hold = inside = Inside(pipe, held, settings.database_url)
             how: bool | str = True
             try:
                 value = invoke(load(settings.handlers)[run.handler], run)
@@ -177,6 +199,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
                 text = json.dumps(said)
             except BaseException as error:
                 how, text = False, json.dumps(described(error)[:ERROR_CHARS])
+            inside.close()
             # a thread that is left behind could do its harm in the next run
             last = threading.active_count() > 1 or peak_bytes() > most or open_files() > files
             for stream in (sys.stdout, sys.stderr):

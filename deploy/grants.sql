@@ -51,3 +51,11 @@ GRANT SELECT,
   ON `clockjack`.tasks TO 'sql_producer'@'%';
 -- if it is to see what became of them, in all namespaces, results included:
 -- GRANT SELECT ON `clockjack`.runs TO 'sql_producer'@'%';
+
+-- a service whose handlers give `run.transaction(engine)` an engine of their own (docs/handlers.md). Replace 'app' by its user.
+-- What it may then do to any run: end it, and see that it is there. It sees no payload and no result.
+-- GRANT SELECT (id, due_at, attempt, run_token, state) ON `clockjack`.runs TO 'app'@'%';
+-- GRANT UPDATE (state, finished_at, wake_at, live_task_id, error, reason) ON `clockjack`.runs TO 'app'@'%';
+--
+-- where handlers use `run.transaction()` without one, the consumer's user needs rights on their tables instead, such as
+-- GRANT SELECT, INSERT, UPDATE ON `app`.* TO 'consumer'@'%';

@@ -32,6 +32,7 @@ class Outcome:
     result: str | None = None
     error: str | None = None
     retry_in_s: float | None = None
+    written: bool = False  # by the handler's own transaction
 
     @property
     def key(self) -> Key:
@@ -41,10 +42,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Finished:
-    """Of the outcomes given: those refused by the fence, and those whose row is locked, to be given again."""
+    """Of the outcomes given: those refused by the fence, those whose row is locked, to be given again, and those whose
+    run has succeeded before, whatever the outcome says.
+    """
 
     refused: set[Key] = field(default_factory=set)
     later: set[Key] = field(default_factory=set)
+    succeeded: set[Key] = field(default_factory=set)
 
 
 SUCCEEDED = (
@@ -65,7 +69,8 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
         ours = [outcome for outcome in outcomes if outcome.key in keys]
         rest = [h for h in held if (h.run_id, h.attempt) not in keys]
         done.later = still(connection, rest, "running")
-        there = still(connection, rest, "succeeded") | _recorded(connection, rest)
+        done.succeeded = still(connection, rest, "succeeded")
+        there = done.succeeded | _recorded(connection, rest)
         done.refused = {(h.run_id, h.attempt) for h in rest} - done.later - there
     plain = [outcome.held for outcome in ours if outcome.kind == "succeeded" and outcome.result is None]
     if plain:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
 from clockjack import Discard, Fail, Retry, Run, Snooze, handler
 
 
@@ -95,6 +97,28 @@ def spawn(run: Run) -> None:
 async def wait(run: Run) -> str:
     """It was awaited."""
     return "awaited"
+
+
+@handler("untrusted.count")
+def count(run: Run) -> None:
+    """It was counted, once."""
+    with run.transaction() as connection:
+        connection.execute(text("INSERT INTO app.counted (run_key) VALUES (:key)"), {"key": run.key})
+
+
+@handler("untrusted.then_die")
+def count_and_die(run: Run) -> None:
+    """It was counted, and its child is gone."""
+    count(run)
+    os._exit(3)
+
+
+@handler("untrusted.then_work")
+def count_and_work(run: Run) -> str:
+    """It was counted, and its child worked on and then failed."""
+    count(run)
+    time.sleep(0.5)
+    raise ValueError
 
 
 def ending(word: str) -> Exception:
