@@ -12,6 +12,7 @@ retried.
 """
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from clockjack.ledger.effects import Connection, Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
+PROGRESS_BYTES = 1_024
 
 
 @dataclass(slots=True)
@@ -55,6 +57,28 @@ class Run:
         """
         return self._held().transaction(engine)
 
+    def heartbeat(self, progress: Any = None) -> None:
+        """The run is seen to live: LeaseLost if another attempt may be at work, so that this one ends.
+
+        `progress`: JSON of at most 1 KiB for whoever looks at the run; it is written within 2 s, by the heartbeat that
+        the consumer makes anyway. May be called as often as wanted: nothing is sent.
+        """
+        text = None
+        if progress is not None:
+            text = json.dumps(progress, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            size = len(text.encode())
+            if size > PROGRESS_BYTES:
+                raise ValueError(f"progress is JSON of at most {PROGRESS_BYTES:,} bytes, not {size:,}")
+        self._held().tell(text)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the run or its task since it began: 2 s ago at the latest.
+
+        A handler that looks may stop where it wants, by `raise Discard("cancelled")`; one that does not goes on.
+        """
+        return self.hold is not None and self.hold.cancelled
+
     def _held(self) -> "Holder":
         if self.hold is None:
             raise RuntimeError("no consumer holds this run")
@@ -64,7 +88,12 @@ class Run:
 class Holder(Protocol):
     """Who holds a begun run."""
 
+    @property
+    def cancelled(self) -> bool: ...
+
     def transaction(self, engine: "Engine | None") -> AbstractContextManager["Connection"]: ...
+
+    def tell(self, progress: str | None) -> None: ...
 
 
 registry: dict[str, Callable[[Run], Any]] = {}

@@ -3,10 +3,11 @@
 import logging
 
 from clockjack import telemetry
-from clockjack.ledger import runs
+from clockjack.ledger import asking, runs
 from clockjack.ledger.database import Database, UnknownCommit, chunks
 from consumers import execution
 from consumers.execution import Job, Pool
+from consumers.holding import Hold
 
 log = logging.getLogger("clockjack.consumer")
 
@@ -20,13 +21,20 @@ def beat(database: Database, pool: Pool) -> None:
     jobs = [job for job in list(pool.jobs.values()) if job.state in ("running", "over") and not _ends(job)]
     for part in chunks(sorted(jobs, key=lambda job: (job.held.run_id, job.held.attempt))):
         sent_s, held = execution.boot_s(), [job.held for job in part]
+        said = {job.held.run_id: job.progress for job in part if job.progress is not None}
         try:
-            ours = database.transaction(lambda c, h=held: runs.heartbeat(c, h))  # type: ignore[misc]
+            ours, asked = database.transaction(
+                lambda c, h=held, p=said: (runs.heartbeat(c, h, p), asking.asked(c, h))  # type: ignore[misc]
+            )
         except UnknownCommit:
             continue
         for job in part:
             if (job.held.run_id, job.held.attempt) in ours:
                 job.lease_s = max(job.lease_s, sent_s + runs.LEASE_S)
+                if job.progress is said.get(job.held.run_id):
+                    job.progress = None
+                if (job.held.run_id, job.held.attempt) in asked:
+                    Hold(pool, job).ask()
             elif job.state == "running" and not _ends(job):
                 telemetry.FENCED.labels("heartbeat").inc()
                 log.warning("lease lost", extra={"action": "lease_lost", "run_id": job.held.run_id})

@@ -40,7 +40,12 @@ def of_error(job: "Job", error: BaseException, spent_s: float) -> Outcome:
 
 
 def failed(job: "Job", why: str, error: str, after_s: float | None = None) -> Outcome:
-    """A failure: tried again after the task's back-off, or after `after_s`, unless its budget is used up."""
+    """A failure: tried again after the task's back-off, or after `after_s`, unless its budget is used up.
+
+    Of a run that was asked to stop it is the end.
+    """
+    if job.cancelled:
+        return Outcome(job.held, "cancelled", error=error)
     row = job.row
     failures = row["failures"] + 1
     retry_in_s = None
@@ -52,6 +57,8 @@ def failed(job: "Job", why: str, error: str, after_s: float | None = None) -> Ou
 
 def _of_ending(job: "Job", ending: Ending) -> Outcome:
     error = described(ending) if ending.why else type(ending).__name__
+    if job.cancelled:
+        return Outcome(job.held, "cancelled", error=error)
     if isinstance(ending, Snooze):
         return Outcome(job.held, "snoozed", error=error, retry_in_s=ending.after_s)
     if isinstance(ending, Retry):

@@ -57,6 +57,8 @@ class Job:
     thread: int = 0
     child: Any = None  # what can be killed instead of the thread: a process, or a coroutine
     waits: bool = False  # its handler is a coroutine, and has left its thread
+    progress: str | None = None  # what its handler said and no heartbeat has written yet
+    cancelled: bool = False  # somebody has asked it to stop
     commits: bool = False  # run.transaction() is at its last statement, or behind it
     done: bool = False  # it has succeeded by run.transaction(): nothing is left to be written
     spent_s: float = 0.0
@@ -161,21 +163,9 @@ class Pool:
                 child.kill()
             return job.why is None
 
-    def commits(self, job: Job) -> None:
-        """From now until `committed` no stop is raised in the job's thread; raises if it was told to stop before."""
-        with self._lock:
-            if job.stopped_s is not None and job.child is None:
-                raise Stopped
-            job.commits = True
-
-    def committed(self, job: Job, ok: bool) -> None:
-        """Whether the run has succeeded; then its lease does not matter any more. Raises if it was told to stop."""
-        with self._lock:
-            waited, job.commits = job.commits, False
-            if ok:
-                job.done, job.lease_s = True, float("inf")
-            if waited and job.stopped_s is not None and job.child is None:
-                raise Stopped
+    def lost(self, job: Job) -> bool:
+        """Whether another attempt may have begun."""
+        return job.why == "lost" or boot_s() > job.lease_s
 
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""

@@ -20,7 +20,7 @@ class Inside:
     def __init__(self, pipe: Pipe, held: Held | None, database_url: str) -> None:
         self._pipe, self._held, self._url = pipe, held, database_url
         self._effects: Effects | None = None
-        self._said, self._done = False, False
+        self._said, self._done, self._cancelled = False, False, False
         self._lock = threading.Lock()
 
     def transaction(self, engine: Engine | None) -> AbstractContextManager[Connection]:
@@ -40,6 +40,21 @@ class Inside:
         self._done = ok
         if self._said and not ok:
             self._say("commits", False)
+
+    @property
+    def cancelled(self) -> bool:
+        """The consumer has said so."""
+        with self._lock:
+            while not self._cancelled and self._pipe.poll(0):
+                _, run_id, attempt = self._pipe.recv()
+                held = self._held
+                self._cancelled = held is not None and (run_id, attempt) == (held.run_id, held.attempt)
+        return self._cancelled
+
+    def tell(self, progress: str | None) -> None:
+        """The consumer's next heartbeat takes it along. When the lease is lost, this process is."""
+        if progress is not None:
+            self._say("progress", progress)
 
     def close(self) -> None:
         """No connection is left for the next run."""

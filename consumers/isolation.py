@@ -35,6 +35,7 @@ READY = 8
 RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
 GROWTH_MB, GROWTH_FILES = 256, 100  # or when its peak, or its open files, have grown by so much
 FRAME_BYTES, ERROR_CHARS = 65_536, 4_000
+CANCEL = "cancel"
 UNREADABLE = "the handler's process gave an answer that cannot be read"
 
 _context = multiprocessing.get_context("forkserver")
@@ -55,12 +56,19 @@ class Child:
         self._poll = select.poll()
         for end in (self._pipe.fileno(), self._process.sentinel):
             self._poll.register(end, select.POLLIN)
+        self._sending = threading.Lock()
         self.runs = 0
 
     def begin(self, run: Run, now_us: int, held: Held | None) -> None:
         """The child has the run; OSError when it had ended before."""
-        self._pipe.send((run, now_us, held))
+        with self._sending:
+            self._pipe.send((run, now_us, held))
         self.runs += 1
+
+    def ask(self, held: Held) -> None:
+        """The handler hears, if it asks, that it is to stop; no other run's handler does."""
+        with contextlib.suppress(OSError), self._sending:
+            self._pipe.send((CANCEL, held.run_id, held.attempt))
 
     def answer(self, hold: Any) -> tuple[bool, bool, Any]:
         """Whether it went well, whether the child wants to be replaced, and the result, ending or error.
@@ -156,6 +164,8 @@ class Children:
             wanted = owns(child)
             try:
                 child.begin(run, now_us, None if job is None else job.held)
+                if job is not None and job.cancelled:
+                    child.ask(job.held)
                 return child
             except OSError:
                 owns(None)
@@ -186,7 +196,9 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     builtin.install(settings, lambda: now_us)
     with contextlib.suppress(EOFError, OSError):  # the consumer is gone
         while True:
-            run, now_us, held = pipe.recv()
+            while (message := pipe.recv())[0] == CANCEL:
+                continue  # it came after the end
+            run, now_us, held = message
             run.hold = inside = Inside(pipe, held, settings.database_url)
             how: bool | str = True
             try:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
-from clockjack.ledger.exact import update_locked
+from clockjack.ledger.exact import READY_AGAIN, update_locked
 from clockjack.ledger.runs import Held, lock, still
 
 ERROR_CHARS = 4_000
@@ -22,7 +22,7 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended. `kind`: succeeded | failed | timeout | snoozed | discarded.
+    """How an attempt ended. `kind`: succeeded | failed | timeout | snoozed | discarded | cancelled.
 
     `retry_in_s`: the run is READY again then; None: it is over.
     """
@@ -85,7 +85,7 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
 
 
 FAILURES = ("failed", "timeout")  # what counts against the budget
-OVER = {"discarded": "cancelled"}  # the run's state, where it is not FAILED
+OVER = {"discarded": "cancelled", "cancelled": "cancelled"}  # the run's state, where it is not FAILED
 
 
 def _end(connection: Connection, outcome: Outcome) -> None:
@@ -96,10 +96,11 @@ def _end(connection: Connection, outcome: Outcome) -> None:
     if outcome.kind in FAILURES:
         sets += "failures = failures + 1, "
     if outcome.retry_in_s is None:
-        sets += "state = %s, wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
+        sets += "state = IF(cancel_asked_at IS NULL, %s, 'cancelled'), wake_at = NULL, live_task_id = NULL,"
+        sets += " reason = IF(cancel_asked_at IS NULL, %s, 'cancelled'), finished_at = UTC_TIMESTAMP(6)"
         values += [OVER.get(outcome.kind, "failed"), outcome.kind]
     else:
-        sets += "state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+        sets += READY_AGAIN.format(wake="UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND")
         values.append(int(outcome.retry_in_s * 1e6))
     update_locked(connection, [(held.run_id, held.due_at)], sets, *values)
     connection.execute(

@@ -5,7 +5,7 @@ back or an outcome that does not match all three changes nothing. Rows are locke
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -89,7 +89,7 @@ MINE = (
 )
 HOW_MANY = "SELECT COUNT(*) FROM runs FORCE INDEX (PRIMARY) WHERE {fence} AND state = 'running' FOR UPDATE SKIP LOCKED"
 HEARTBEAT = (
-    f"UPDATE runs FORCE INDEX (PRIMARY) SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND"
+    f"UPDATE runs FORCE INDEX (PRIMARY) SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND{{more}}"
     " WHERE {fence} AND state = 'running'"
 )
 
@@ -243,9 +243,19 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
     return [p for p in rest if (p.run_id, p.due_at, p.attempt) in waiting]
 
 
-def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
-    """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours."""
-    if connection.exec_driver_sql(HEARTBEAT.format(fence=fence(held))).rowcount == len(held):
+def heartbeat(
+    connection: Connection, held: Sequence[Held], progress: Mapping[int, str] | None = None
+) -> set[tuple[int, int]]:
+    """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours.
+
+    `progress`: what some of them (by run_id) say, written by the same statement.
+    """
+    more, values = "", tuple[str, ...]()
+    if progress:
+        whens = " ".join(f"WHEN {int(run_id)} THEN %s" for run_id in progress)
+        more, values = f", progress = CASE id {whens} ELSE progress END", tuple(progress.values())
+    sql = HEARTBEAT.format(fence=fence(held), more=more)
+    if connection.exec_driver_sql(sql, values or None).rowcount == len(held):
         return {(h.run_id, h.attempt) for h in held}
     return still(connection, held, "running")
 
@@ -260,7 +270,7 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
         exact.update_locked(
             connection,
             [(h.run_id, h.due_at) for h in ours],
-            "state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
+            f"{exact.READY_AGAIN.format(wake='UTC_TIMESTAMP(6)')}, run_token = NULL,"
             " first_started_at = IF(first_started_at = started_at, NULL, first_started_at)",
         )
     mine = {(h.run_id, h.attempt) for h in ours}

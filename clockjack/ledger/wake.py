@@ -25,7 +25,7 @@ BATCH = 500
 LOST = "the consumer was lost: its lease ran out"
 DUE = (
     "SELECT id, due_at, task_id, live_task_id, queue, state, attempt, failures, run_token, worker, started_at,"
-    " lease_until,"
+    " lease_until, cancel_asked_at,"
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
@@ -119,10 +119,12 @@ def _lose(
             ids=sorted({run["task_id"] for run in lost}),
         )
     }
-    at_once, over = [], []
+    at_once, over, asked = [], [], []
     for run in lost:
         failures, policy = run["failures"] + 1, policies.get(run["task_id"])
-        if policy is None or failures >= policy["max_failures"]:
+        if run["cancel_asked_at"] is not None:
+            asked.append(run)
+        elif policy is None or failures >= policy["max_failures"]:
             over.append(run)
         elif failures == 1:
             at_once.append(run)
@@ -131,9 +133,10 @@ def _lose(
             _update(connection, [run], _AGAIN, now + timedelta(seconds=wait_s), LOST)
     if at_once:
         _update(connection, at_once, _AGAIN, now + look, LOST)
-    if over:
-        sets = "state = 'failed', reason = 'lost', failures = failures + 1, wake_at = NULL, live_task_id = NULL"
-        _update(connection, over, f"{sets}, finished_at = %s, error = %s", now, LOST)
+    sets = "state = %s, reason = %s, failures = failures + 1, wake_at = NULL, live_task_id = NULL"
+    for ended, state, reason in ((over, "failed", "lost"), (asked, "cancelled", "cancelled")):
+        if ended:
+            _update(connection, ended, f"{sets}, finished_at = %s, error = %s", state, reason, now, LOST)
     ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))
     connection.exec_driver_sql(
         "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error) VALUES "
@@ -144,10 +147,8 @@ def _lose(
             for value in (r["id"], r["due_at"], r["attempt"], r["run_token"], r["worker"], r["started_at"], LOST)
         ),
     )
-    ended = [
-        (policies[run["task_id"]] | {"task_id": run["task_id"]}, True) for run in over if run["task_id"] in policies
-    ]
-    return at_once, ended
+    policies = {task_id: policy | {"task_id": task_id} for task_id, policy in policies.items()}
+    return at_once, [(policies[run["task_id"]], run in over) for run in (*over, *asked) if run["task_id"] in policies]
 
 
 _AGAIN = "state = 'ready', failures = failures + 1, wake_at = %s, error = %s"

@@ -121,6 +121,17 @@ def count_and_work(run: Run) -> str:
     raise ValueError
 
 
+@handler("untrusted.heed")
+def heed(run: Run) -> bool:
+    """It waited until it was cancelled, or did not wait; returns whether it was."""
+    run.heartbeat({"waits": True})
+    while run.payload != "once" and not run.cancelled:
+        time.sleep(0.05)
+    if run.cancelled:
+        raise Discard("told to")
+    return run.cancelled
+
+
 def ending(word: str) -> Exception:
     return {"retry": Retry(500, "busy"), "snooze": Snooze(500), "discard": Discard("gone"), "fail": Fail("no")}[word]
 
