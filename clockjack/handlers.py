@@ -21,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from clockjack.payloads import adapted
+
 if TYPE_CHECKING:
     from clockjack.ledger.effects import Connection, Engine
 
@@ -100,7 +102,10 @@ registry: dict[str, Callable[[Run], Any]] = {}
 
 
 def handler(name: str) -> Callable[[F], F]:
-    """The decorated callable is known by `name`; ValueError when another callable has it already."""
+    """The decorated callable is known by `name`; ValueError when another callable has it already.
+
+    It takes the run; or what its parameters name of the payload, which is checked before (`clockjack/payloads.py`).
+    """
     if not name or len(name) > 200:
         raise ValueError("a handler's name has 1 to 200 characters")
 
@@ -108,7 +113,7 @@ def handler(name: str) -> Callable[[F], F]:
         other = registry.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
             raise ValueError(f"two handlers are named {name!r}: {other.__module__} and {function.__module__}")
-        registry[name] = function
+        registry[name] = adapted(name, function, Run)
         return function
 
     return register
