@@ -17,8 +17,9 @@ from clockjack.ledger.runs import Held, fence
 CANCELLED = (
     "state = 'cancelled', reason = 'cancelled', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6)"
 )
+RUN = "runs FORCE INDEX (PRIMARY)"
 ASKED = (
-    "SELECT id, attempt FROM runs WHERE {fence} AND state = 'running' AND (cancel_asked_at IS NOT NULL"
+    f"SELECT id, attempt FROM {RUN} WHERE {{fence}} AND state = 'running' AND (cancel_asked_at IS NOT NULL"
     " OR NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.id = runs.task_id AND tasks.state <> 'cancelled'))"
 )
 
@@ -33,11 +34,11 @@ def cancel_run(connection: Connection, namespace: str, run_id: int, *, actor: st
         return None
     key = {"id": run_id, "due": run["due_at"]}
     where = "id = :id AND due_at = :due"
-    found = rows(connection, f"SELECT state, cancel_asked_at FROM runs WHERE {where} FOR UPDATE", **key)
+    found = rows(connection, f"SELECT state, cancel_asked_at FROM {RUN} WHERE {where} FOR UPDATE", **key)
     if found and found[0]["state"] == "ready":
-        changed(connection, f"UPDATE runs SET {CANCELLED} WHERE {where}", **key)
+        changed(connection, f"UPDATE {RUN} SET {CANCELLED} WHERE {where}", **key)
     elif found and found[0]["state"] == "running" and found[0]["cancel_asked_at"] is None:
-        changed(connection, f"UPDATE runs SET cancel_asked_at = UTC_TIMESTAMP(6) WHERE {where}", **key)
+        changed(connection, f"UPDATE {RUN} SET cancel_asked_at = UTC_TIMESTAMP(6) WHERE {where}", **key)
     else:
         return get_run(connection, namespace, run_id)
     task = tasks.get(connection, namespace, run["task_id"])

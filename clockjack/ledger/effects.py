@@ -31,10 +31,12 @@ GONE = 1305  # the savepoint
 NOT_OURS = "the run is not this attempt's any more: nothing of the transaction was written"
 OURS = "SELECT COUNT(*) FROM {runs} WHERE id = :id AND due_at = :due AND run_token = :token AND state = 'running'"
 SUCCEED = (
-    f"UPDATE {{runs}} SET {SUCCEEDED} WHERE id = :id AND due_at = :due AND attempt = :attempt"
+    f"UPDATE {{runs}} FORCE INDEX (PRIMARY) SET {SUCCEEDED} WHERE id = :id AND due_at = :due AND attempt = :attempt"
     " AND run_token = :token AND state = 'running'"
 )
-SETTLED = "SELECT state, attempt, run_token FROM {runs} WHERE id = :id AND due_at = :due FOR UPDATE"
+SETTLED = (
+    "SELECT state, attempt, run_token FROM {runs} FORCE INDEX (PRIMARY) WHERE id = :id AND due_at = :due FOR UPDATE"
+)
 
 
 class NotCommitted(Exception):

@@ -246,15 +246,10 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
 def heartbeat(
     connection: Connection, held: Sequence[Held], progress: Mapping[int, str] | None = None
 ) -> set[tuple[int, int]]:
-    """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours.
-
-    `progress`: what some of them (by run_id) say, written by the same statement.
-    """
-    more, values = "", tuple[str, ...]()
-    if progress:
-        whens = " ".join(f"WHEN {int(run_id)} THEN %s" for run_id in progress)
-        more, values = f", progress = CASE id {whens} ELSE progress END", tuple(progress.values())
-    sql = HEARTBEAT.format(fence=fence(held), more=more)
+    """The leases of `held` reach 20 s from now, `progress` (by run_id) is written; returns the keys still ours."""
+    whens = "".join(f" WHEN {int(run_id)} THEN %s" for run_id in progress or ())
+    more = f", progress = CASE id{whens} ELSE progress END" if whens else ""
+    sql, values = HEARTBEAT.format(fence=fence(held), more=more), tuple((progress or {}).values())
     if connection.exec_driver_sql(sql, values or None).rowcount == len(held):
         return {(h.run_id, h.attempt) for h in held}
     return still(connection, held, "running")

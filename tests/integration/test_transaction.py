@@ -319,6 +319,7 @@ def test_an_engine_of_the_applications_own(bench: Bench, own: sa.Engine) -> None
     def handle(run: Run) -> None:
         with run.transaction(own) as connection:
             assert connection.execute(text("SELECT CURRENT_USER()")).scalar() == "app@%"
+            assert connection.get_isolation_level() == "READ COMMITTED"
             connection.execute(text("SELECT * FROM counted")).all()  # a snapshot, if it were REPEATABLE READ
             bench.engine.beat()
             connection.execute(COUNT, {"key": run.key})

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.engine import Connection, Engine
 
 START = {
-    "start": r"^\s*UPDATE runs SET state = 'running'",
+    "start": r"^\s*UPDATE runs FORCE INDEX \(PRIMARY\) SET state = 'running'",
     "verdict": r"(?s)^\s*SELECT CONCAT_WS.*FROM runs r",
 }
 WORK = {
@@ -24,7 +24,7 @@ WORK = {
     "insert": r"^INSERT INTO app\.counted",
     "update": r"^UPDATE app\.counter",
     "release": r"^RELEASE SAVEPOINT",
-    "success": r"^UPDATE `\w+`\.runs SET state = 'succeeded'",
+    "success": r"^UPDATE `\w+`\.runs FORCE INDEX \(PRIMARY\) SET state = 'succeeded'",
 }
 STATEMENTS = START | WORK
 COMMITS = {"start-commit": START, "success-commit": WORK}
