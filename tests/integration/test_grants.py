@@ -93,8 +93,10 @@ def each(users: dict[str, str], owner_url: str) -> Iterator[dict[str, Any]]:
     if users["producer"] == users["consumer"]:
         pytest.skip("the users of this server are not ours to make")
     engines = {name: sa.create_engine(users[name]) for name in MAY}
-    yield {name: engine.connect() for name, engine in engines.items()}
-    for engine in engines.values():
+    connections = {name: engine.connect() for name, engine in engines.items()}
+    yield connections
+    for name, engine in engines.items():
+        connections[name].close()
         engine.dispose()
 
 
