@@ -89,7 +89,7 @@ MINE = (
 )
 HOW_MANY = "SELECT COUNT(*) FROM runs FORCE INDEX (PRIMARY) WHERE {fence} AND state = 'running' FOR UPDATE SKIP LOCKED"
 HEARTBEAT = (
-    f"UPDATE runs FORCE INDEX (PRIMARY) SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND{{more}}"
+    f"UPDATE runs FORCE INDEX (PRIMARY) SET lease_until = UTC_TIMESTAMP(6) + INTERVAL {LEASE_S} SECOND"
     " WHERE {fence} AND state = 'running'"
 )
 
@@ -248,8 +248,9 @@ def heartbeat(
 ) -> set[tuple[int, int]]:
     """The leases of `held` reach 20 s from now, `progress` (by run_id) is written; returns the keys still ours."""
     whens = "".join(f" WHEN {int(run_id)} THEN %s" for run_id in progress or ())
-    more = f", progress = CASE id{whens} ELSE progress END" if whens else ""
-    sql, values = HEARTBEAT.format(fence=fence(held), more=more), tuple((progress or {}).values())
+    sql, values = HEARTBEAT.format(fence=fence(held)), tuple((progress or {}).values())
+    if whens:
+        sql = sql.replace(" WHERE", f", progress = CASE id{whens} ELSE progress END WHERE", 1)
     if connection.exec_driver_sql(sql, values or None).rowcount == len(held):
         return {(h.run_id, h.attempt) for h in held}
     return still(connection, held, "running")
