@@ -9,6 +9,7 @@ CREATE USER IF NOT EXISTS 'producer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'dispatcher'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
+CREATE USER IF NOT EXISTS 'python_producer'@'%' IDENTIFIED BY 'change-me';
 
 -- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes nothing.
 -- The command `clockjack` needs the same, but for `migrate` and `keys`.
@@ -59,3 +60,12 @@ GRANT SELECT,
 --
 -- where handlers use `run.transaction()` without one, the consumer's user needs rights on their tables instead, such as
 -- GRANT SELECT, INSERT, UPDATE ON `app`.* TO 'consumer'@'%';
+
+-- python_producer: another service that registers by `clockjack.enqueue` in its own transactions (docs/sql.md). Of runs it
+-- writes those that stand for what a changed schedule passes over, and reads whether there is one.
+GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'python_producer'@'%';
+GRANT SELECT (id, task_id, due_at, state, reason, skipped_until),
+  INSERT (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at, reason, skipped_until),
+  UPDATE (skipped_until)
+  ON `clockjack`.runs TO 'python_producer'@'%';
+GRANT INSERT ON `clockjack`.task_events TO 'python_producer'@'%';
