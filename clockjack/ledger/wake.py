@@ -7,7 +7,7 @@ with SKIP LOCKED and moved on in one transaction; only after its COMMIT comes Re
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,9 +32,11 @@ DUE = (
 DUE_RUNNING = DUE.replace(" ORDER BY", " AND state = 'running' ORDER BY")
 
 
-def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
+def backoff_s(
+    failures: int, base_s: float, limit_s: float, draw: Callable[[float, float], float] = random.uniform
+) -> float:
     """Seconds until the next attempt: exponential in the number of failures, with full jitter, at most `limit_s`."""
-    return random.uniform(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
+    return draw(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
 
 
 def look_again(
