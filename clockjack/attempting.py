@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from clockjack.endings import Discard, Ending, Fail, Retry, Snooze
 from clockjack.handlers import Run
 from clockjack.ledger.database import to_us
 from clockjack.ledger.wake import backoff_s
@@ -26,7 +27,7 @@ class UnknownHandler(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """What one attempt did. `outcome`: succeeded, failed or timeout; `retry_at`: when it is tried again, if it is."""
+    """What one attempt did, and when it comes again. `outcome`: succeeded, failed, timeout, snoozed or discarded."""
 
     handler: str
     payload: Any
@@ -62,28 +63,29 @@ def attempt(
     One that takes longer than timeout_s is not called: what it would have done by then nobody knows.
     """
     fate.attempt += 1
-    run = _run(task, fate, run_id)
-    outcome, result, raised, most = "succeeded", None, None, timedelta(seconds=task["timeout_s"])
+    run, most = _run(task, fate, run_id), timedelta(seconds=task["timeout_s"])
+    value: Any = None
+    raised: BaseException | None = None
+    kind, result = "succeeded", None
     try:
         if takes > most:
-            outcome = "timeout"
+            kind = "timeout"
             raise TimeoutError(f"stopped after {task['timeout_s']:.1f} s")
         if function is None:
             raise UnknownHandler(f"nobody knows a handler named {task['handler']!r}")
-        result = _stored(_value(function, run))
-    except Exception as error:
-        outcome, raised = "timeout" if outcome == "timeout" else "failed", error
-    lasts, again = min(takes, most), None
-    if raised is None:
-        fate.result, fate.error, end = result, None, End(lasts)
-    else:
-        fate.failures += 1
-        fate.error = f"{type(raised).__name__}: {raised}"
-        end = End(lasts, "failed", outcome)
-        if fate.failures < task["max_failures"]:
-            pause_s = backoff_s(fate.failures, task["backoff_s"], task["backoff_max_s"], draw)
-            end = End(lasts, "ready", None, timedelta(seconds=pause_s))
-            again = (now + lasts + end.again).replace(tzinfo=UTC)
+        value = _value(function, run)
+        if not isinstance(value, Ending):
+            result = _stored(value)
+    except Exception as failure:
+        value = raised = failure
+        kind = "timeout" if kind == "timeout" else "failed"
+    if isinstance(value, Ending):
+        kind = {Snooze: "snoozed", Discard: "discarded"}.get(type(value), "failed")
+    error = None if kind == "succeeded" else _described(value)
+    end = _end(task, fate, kind, value, min(takes, most), draw)
+    if kind != "snoozed":
+        fate.result, fate.error = result, error
+    again = (now + end.lasts + end.again).replace(tzinfo=UTC) if end.state == "ready" else None
     done = Attempted(
         task["handler"],
         run.payload,
@@ -92,13 +94,30 @@ def attempt(
         run.due_at,
         now.replace(tzinfo=UTC),
         fate.attempt,
-        outcome,
+        kind,
         result=None if result is None else json.loads(result),
-        error=fate.error,
+        error=error,
         retry_at=again,
         raised=raised,
     )
     return done, end
+
+
+def _end(
+    task: dict[str, Any], fate: Fate, kind: str, value: Any, lasts: timedelta, draw: Callable[[float, float], float]
+) -> End:
+    """What becomes of the run, as consumers decide it (consumers/ending.py) and the ledger writes it."""
+    if kind == "succeeded":
+        return End(lasts)
+    if kind == "discarded":
+        return End(lasts, "cancelled", kind)
+    if isinstance(value, Snooze):
+        return End(lasts, "ready", None, timedelta(seconds=value.after_s))
+    fate.failures += 1
+    if isinstance(value, Fail) or fate.failures >= task["max_failures"]:
+        return End(lasts, "failed", kind)
+    pause_s = backoff_s(fate.failures, task["backoff_s"], task["backoff_max_s"], draw)
+    return End(lasts, "ready", None, timedelta(seconds=value.after_s if isinstance(value, Retry) else pause_s))
 
 
 def run_key(task: dict[str, Any], fate: Fate) -> str:
@@ -132,6 +151,10 @@ def _value(function: Callable[[Run], Any], run: Run) -> Any:
 
 async def _awaited(value: Awaitable[Any]) -> Any:
     return await value
+
+
+def _described(error: BaseException) -> str:
+    return type(error).__name__ if isinstance(error, Ending) and not error.why else f"{type(error).__name__}: {error}"
 
 
 def _stored(value: Any) -> str | None:

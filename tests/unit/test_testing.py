@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clockjack import AsyncClient, Client, ClientError, Run, handler
+from clockjack import AsyncClient, Client, ClientError, Discard, Fail, Retry, Run, Snooze, handler
 from clockjack.handlers import registry
 from clockjack.simulation import simulate
 from clockjack.testing import Clockwork
@@ -139,6 +139,33 @@ def test_what_takes_longer_than_its_timeout_is_a_timeout(clock: Clockwork) -> No
     assert [(a.outcome, a.error) for a in clock.attempts] == [("timeout", "TimeoutError: stopped after 60.0 s")] * 2
     assert begun(clock) == [0.0, 60.0]
     assert (next(clock.runs(1))["state"], next(clock.runs(1))["reason"]) == ("failed", "timeout")
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_endings_are_those_of_consumers(how: str) -> None:
+    def end(run: Run) -> Any:
+        first, ending = (
+            run.attempt == 1,
+            {"retry": Retry(30), "snooze": Snooze(600), "no": Discard("gone"), "bad": Fail("x")},
+        )
+        if first and how == "raised":
+            raise ending[run.payload]
+        return ending[run.payload] if first else None
+
+    clock = Clockwork(NEW_YEAR, handlers={"end": end})
+    for word in ("retry", "snooze", "no", "bad"):
+        clock.schedule("end", word, in_s=0)
+    clock.advance(600)
+    told = [(a.payload, a.outcome, a.error, a.attempt) for a in clock.attempts]
+    assert told == [
+        ("retry", "failed", "Retry", 1), ("snooze", "snoozed", "Snooze", 1), ("no", "discarded", "Discard: gone", 1),
+        ("bad", "failed", "Fail: x", 1), ("retry", "succeeded", None, 2), ("snooze", "succeeded", None, 2),
+    ]  # fmt: skip
+    assert begun(clock)[4:] == [30.0, 600.0]
+    ends = [next(clock.runs(i)) for i in (1, 2, 3, 4)]
+    assert [(run["state"], run["reason"], run["failures"]) for run in ends] == [
+        ("succeeded", None, 1), ("succeeded", None, 0), ("cancelled", "discarded", 0), ("failed", "failed", 1),
+    ]  # fmt: skip
 
 
 def test_unknown_handlers_and_results_that_cannot_be_stored_fail(clock: Clockwork) -> None:
