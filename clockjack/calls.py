@@ -75,6 +75,17 @@ def schedule(
     return _once("/v1/tasks", idempotency_key, sendable(document))
 
 
+def schedule_many(
+    tasks: Sequence[dict[str, Any]], *, atomic: bool = True, idempotency_key: str | None = None
+) -> Call[dict[str, Any]]:
+    """Up to 1,000 tasks are registered by one request, each a dictionary of what `schedule` takes.
+
+    All or none; with `atomic` false each for itself, and the answer has the problem of each that is refused.
+    """
+    document = {"tasks": [sendable(task) for task in tasks], "atomic": atomic}
+    return _once("/v1/tasks/bulk", idempotency_key, document)
+
+
 def get(task_id: int) -> Call[Task]:
     """The task."""
     return Call("GET", f"/v1/tasks/{task_id}")
@@ -164,14 +175,25 @@ def run_now(task_id: int, *, idempotency_key: str | None = None) -> Call[TaskRun
     return _once(f"/v1/tasks/{task_id}/run", idempotency_key, None)
 
 
-def runs(task_id: int) -> Call[Page[TaskRun]]:
-    """The task's runs, the latest due first; read page by page."""
-    return Call("GET", f"/v1/tasks/{task_id}/runs", {"limit": PAGE})
+def runs(task_id: int | None = None, **where: Any) -> Call[Page[TaskRun]]:
+    """The task's runs, the latest due first; or those of all tasks that are `where` says; read page by page."""
+    path = "/v1/runs" if task_id is None else f"/v1/tasks/{task_id}/runs"
+    return Call("GET", path, _wanted(where | {"limit": PAGE}))
 
 
 def run(run_id: int) -> Call[TaskRun]:
     """The run, with its attempts that did not succeed."""
     return Call("GET", f"/v1/runs/{run_id}")
+
+
+def retry_run(run_id: int, *, idempotency_key: str | None = None) -> Call[TaskRun]:
+    """The run that has failed is tried again."""
+    return _once(f"/v1/runs/{run_id}/retry", idempotency_key, None)
+
+
+def cancel_run(run_id: int, *, idempotency_key: str | None = None) -> Call[TaskRun]:
+    """The run is over, or is told to end if it is at work."""
+    return _once(f"/v1/runs/{run_id}/cancel", idempotency_key, None)
 
 
 def forecast(*, bucket: str = "1m", begin: datetime | None = None, buckets: int | None = None) -> Call[Forecast]:

@@ -110,6 +110,7 @@ class Client(_Settings):
             self._http.close()
 
     schedule = _asks(calls.schedule)
+    schedule_many = _asks(calls.schedule_many)
     get = _asks(calls.get)
     explain = _asks(calls.explain)
     tasks = _lists(calls.tasks)
@@ -122,6 +123,8 @@ class Client(_Settings):
     run_now = _asks(calls.run_now)
     runs = _lists(calls.runs)
     run = _asks(calls.run)
+    retry_run = _asks(calls.retry_run)
+    cancel_run = _asks(calls.cancel_run)
     forecast = _asks(calls.forecast)
     put_group = _asks(calls.put_group)
     move_group = _asks(calls.move_group)
@@ -187,6 +190,7 @@ class AsyncClient(_Settings):
             await self._http.aclose()
 
     schedule = _awaits(calls.schedule)
+    schedule_many = _awaits(calls.schedule_many)
     get = _awaits(calls.get)
     explain = _awaits(calls.explain)
     tasks = _iterates(calls.tasks)
@@ -199,6 +203,8 @@ class AsyncClient(_Settings):
     run_now = _awaits(calls.run_now)
     runs = _iterates(calls.runs)
     run = _awaits(calls.run)
+    retry_run = _awaits(calls.retry_run)
+    cancel_run = _awaits(calls.cancel_run)
     forecast = _awaits(calls.forecast)
     put_group = _awaits(calls.put_group)
     move_group = _awaits(calls.move_group)
