@@ -6,8 +6,9 @@ Of time it takes what it is said to take, and none of the reader's.
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,31 @@ class UnknownHandler(Exception):
     """There is no handler of that name."""
 
 
+class _Hold:
+    """What a consumer is to a begun run, here: nobody takes it away."""
+
+    cancelled = False
+
+    def __init__(self, engine: Any) -> None:
+        self.progress: str | None = None
+        self.committed = False
+        self._engine = engine
+
+    @contextmanager
+    def transaction(self, engine: Any) -> Iterator[Any]:
+        """Committed at the end of the block, and with it the run's success."""
+        engine = engine or self._engine
+        if engine is None:
+            raise RuntimeError("run.transaction: give Clockwork an engine of your test's database")
+        with engine.begin() as connection:
+            yield connection
+        self.committed = True
+
+    def tell(self, progress: str | None) -> None:
+        """The latest progress is kept."""
+        self.progress = self.progress if progress is None else progress
+
+
 @dataclass(frozen=True, slots=True)
 class Attempted:
     """What one attempt did, and when it comes again. `outcome`: succeeded, failed, timeout, snoozed or discarded."""
@@ -40,6 +66,7 @@ class Attempted:
     result: Any = None
     error: str | None = None
     retry_at: datetime | None = None
+    progress: Any = None
     raised: BaseException | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -57,13 +84,15 @@ def attempt(
     function: Callable[[Run], Any] | None,
     takes: timedelta,
     draw: Callable[[float, float], float],
+    engine: Any = None,
 ) -> tuple[Attempted, End]:
     """The run's handler was called, as what the attempt did and how it ends; `fate` has counted it.
 
     One that takes longer than timeout_s is not called: what it would have done by then nobody knows.
     """
     fate.attempt += 1
-    run, most = _run(task, fate, run_id), timedelta(seconds=task["timeout_s"])
+    run, most, hold = _run(task, fate, run_id), timedelta(seconds=task["timeout_s"]), _Hold(engine)
+    run.hold = hold
     value: Any = None
     raised: BaseException | None = None
     kind, result = "succeeded", None
@@ -79,10 +108,13 @@ def attempt(
     except Exception as failure:
         value = raised = failure
         kind = "timeout" if kind == "timeout" else "failed"
-    if isinstance(value, Ending):
+    if hold.committed:  # with the run's success in it: what came afterwards changes nothing
+        kind, result, raised = "succeeded", None, None
+    elif isinstance(value, Ending):
         kind = {Snooze: "snoozed", Discard: "discarded"}.get(type(value), "failed")
     error = None if kind == "succeeded" else _described(value)
     end = _end(task, fate, kind, value, min(takes, most), draw)
+    fate.progress = hold.progress or fate.progress
     if kind != "snoozed":
         fate.result, fate.error = result, error
     again = (now + end.lasts + end.again).replace(tzinfo=UTC) if end.state == "ready" else None
@@ -98,6 +130,7 @@ def attempt(
         result=None if result is None else json.loads(result),
         error=error,
         retry_at=again,
+        progress=None if hold.progress is None else json.loads(hold.progress),
         raised=raised,
     )
     return done, end

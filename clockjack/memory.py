@@ -24,6 +24,7 @@ class Memory:
     def __init__(self, now: datetime, namespace: str, draw: Callable[[float, float], float]) -> None:
         self.attempts: list[Attempted] = []
         self._now, self._namespace, self._draw = now, namespace, draw
+        self._engine: Any = None
         self._stages: dict[int, Stage] = {}
         self._fates: dict[int, tuple[Stage, Fate]] = {}
         self._ids: dict[int, int] = {}
@@ -49,7 +50,14 @@ class Memory:
         task = stage.task
         function, takes = self._handler(task["handler"])
         done, end = attempt(
-            task, fate, now, run_id=self._id(stage, fate), function=function, takes=takes, draw=self._draw
+            task,
+            fate,
+            now,
+            run_id=self._id(stage, fate),
+            function=function,
+            takes=takes,
+            draw=self._draw,
+            engine=self._engine,
         )
         self.attempts.append(done)
         if end.state != "ready":
@@ -113,7 +121,7 @@ class Memory:
             "worker": None, "schedule_version": fate.schedule_version, "task_version": stage.task["version"],
             "claimed_at": fate.claimed_at, "first_started_at": fate.starts_at, "started_at": fate.starts_at,
             "finished_at": fate.ends_at, "skipped_until": fate.until, "result": fate.result, "error": fate.error,
-            "reason": fate.reason,
+            "reason": fate.reason, "progress": fate.progress, "cancel_asked_at": None,
         }  # fmt: skip
         return cast(TaskRun, documents.run(row) | {"run_key": run_key(stage.task, fate)})
 

@@ -50,6 +50,7 @@ class Fate:
     failures: int = 0
     result: str | None = None
     error: str | None = None
+    progress: str | None = None
 
     @property
     def waited(self) -> bool:

@@ -9,6 +9,7 @@ No servers, threads or sleeping. What is due when, what is skipped, how often it
 decided by the functions that production calls; handlers are called in the order of their starts.
 """
 
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from clockjack import changes, documents, registration
 from clockjack.answers import Task, TaskRun
 from clockjack.attempting import Attempted
 from clockjack.client import AsyncClient, Client, ClientError
-from clockjack.handlers import registry
+from clockjack.handlers import Run, registry
 from clockjack.ledger import control
 from clockjack.ledger.tasks import EDITABLE, StateConflict
 from clockjack.memory import Memory, as_task, utc
+from clockjack.payloads import adapted
 from clockjack.schedules import ScheduleError
 from clockjack.sending import sendable
 from clockjack.simulation import by_hand
@@ -36,7 +38,8 @@ DAY_ONE = datetime(2030, 1, 1, tzinfo=UTC)
 class Clockwork(Memory):
     """Tasks, their runs, and a clock; it answers as a Client does, and runs handlers when its clock is moved.
 
-    `handlers` come before those of `@handler`; `seed` is that of the back-off's jitter. `attempts` has each call.
+    `handlers` come before those of `@handler`; `seed` is that of the back-off's jitter; `engine`, of SQLAlchemy, is
+    what `run.transaction()` connects through. `attempts` has each call.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class Clockwork(Memory):
         handlers: Mapping[str, Callable[..., Any]] | None = None,
         namespace: str = "default",
         seed: int = 0,
+        engine: Any = None,
     ) -> None:
         super().__init__(utc(at), namespace, random.Random(seed).uniform)
-        self._handlers = dict(handlers or {})
+        self._engine = engine
+        self._handlers = {name: _handler(name, function) for name, function in (handlers or {}).items()}
         self._takes: dict[str, timedelta] = {}
         self._known: dict[str, Task] = {}
 
@@ -230,6 +235,11 @@ class Clockwork(Memory):
 
     def _told(self) -> str:
         return "; ".join(f"{a.started_at:%FT%TZ} {a.handler} {a.payload} {a.outcome}" for a in self.attempts) or "none"
+
+
+def _handler(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `@handler` knows it: what its parameters name of the payload is checked."""
+    return adapted(name, function, Run) if inspect.isfunction(function) else function
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
+import sqlalchemy as sa
 
 from clockjack import AsyncClient, Client, ClientError, Discard, Fail, Retry, Run, Snooze, handler
+from clockjack.answers import Task, TaskRun
 from clockjack.handlers import registry
 from clockjack.simulation import simulate
 from clockjack.testing import Clockwork
@@ -166,6 +168,39 @@ def test_endings_are_those_of_consumers(how: str) -> None:
     assert [(run["state"], run["reason"], run["failures"]) for run in ends] == [
         ("succeeded", None, 1), ("succeeded", None, 0), ("cancelled", "discarded", 0), ("failed", "failed", 1),
     ]  # fmt: skip
+
+
+def test_progress_payloads_by_signature_and_transactions() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE counted (n INT)")
+
+    def count(run: Run, n: int) -> None:
+        run.heartbeat({"done": 1})
+        assert not run.cancelled
+        with run.transaction() as connection:
+            connection.exec_driver_sql(f"INSERT INTO counted VALUES ({n})")
+            if run.attempt == 1:
+                raise OSError("not yet")
+        raise ValueError("too late to fail")
+
+    clock = Clockwork(NEW_YEAR, handlers={"count": count}, engine=engine)
+    clock.schedule("count", {"n": 7}, in_s=0, backoff_s=1)
+    clock.schedule("count", {"n": "many"}, in_s=10)
+    clock.advance(60)
+    assert [(a.outcome, a.progress) for a in clock.attempts] == [
+        ("failed", {"done": 1}), ("succeeded", {"done": 1}), ("failed", None),
+    ]  # fmt: skip
+    assert str(clock.attempts[2].error).startswith("InvalidPayload")
+    assert next(clock.runs(1))["progress"] == {"done": 1}
+    assert set(next(clock.runs(1))) == set(get_type_hints(TaskRun)) - {"attempts"}
+    assert set(clock.get(1)) == set(get_type_hints(Task)) - {"warnings"}
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT n FROM counted").scalars().all() == [7]
+    clock = Clockwork(NEW_YEAR, handlers={"count": count})
+    clock.schedule("count", {"n": 7}, in_s=0, max_failures=1)
+    clock.advance(1)
+    assert "engine" in str(clock.attempts[0].error)
 
 
 def test_unknown_handlers_and_results_that_cannot_be_stored_fail(clock: Clockwork) -> None:
