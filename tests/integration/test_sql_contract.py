@@ -144,7 +144,8 @@ def test_v_late_shows_what_nobody_claims_and_what_nobody_starts(reader: Any, dat
     started, waiting = insert(database, -30.0), insert(database, -20.0)
     ready = {run.run_id: run for run in claim_all(database)}
     run_ids = {row["task_id"]: row["id"] for row in select(database, "SELECT id, task_id FROM runs")}
-    start(database, [ready[run_ids[started]]])
+    [lease] = held(start(database, [ready[run_ids[started]]]))
+    finish(database, Outcome(lease, "failed", error="x", retry_in_s=60.0))  # it has begun, and comes again
     unclaimed = insert(database, -40.0)
     insert(database, -5.0)
     insert(database, -40.0, state="paused")
