@@ -173,6 +173,29 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(
     assert len(select(database, "SELECT id FROM tasks")) == 1
 
 
+def test_the_requests_of_runs_and_of_many_tasks() -> None:
+    many = calls.schedule_many([{"handler": "mock", "run_at": FUTURE}], atomic=False, idempotency_key="k")
+    assert (many.method, many.path, many.headers) == ("POST", "/v1/tasks/bulk", {"Idempotency-Key": "k"})
+    task = {"handler": "mock", "run_at": "2030-01-01T00:00:00+00:00"}
+    assert many.document == {"tasks": [task], "atomic": False}
+    assert calls.runs(7).path == "/v1/tasks/7/runs"
+    assert (calls.runs(state="failed").path, calls.runs(state="failed").params) == (
+        "/v1/runs", {"state": "failed", "limit": 200},
+    )  # fmt: skip
+    for call, path in ((calls.retry_run(7), "/v1/runs/7/retry"), (calls.cancel_run(7), "/v1/runs/7/cancel")):
+        assert (call.method, call.path, set(call.headers)) == ("POST", path, {"Idempotency-Key"})
+
+
+def test_many_tasks_are_registered_by_one_request(client: Client, database: Database) -> None:
+    try:
+        client.schedule_many([{"handler": "mock", "every_s": 60, "task_key": f"k{n}"} for n in range(3)])
+    except ClientError as error:
+        if error.status in (404, 405):
+            pytest.skip("this version has no route for many")
+        raise
+    assert len(select(database, "SELECT id FROM tasks")) == 3
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_patience_has_an_end(way: str) -> None:
     url = "http://127.0.0.1:9"
