@@ -98,7 +98,7 @@ def _outside(name: str, value: Any) -> Any:
         return value.isoformat() if name == "run_at_local" else moment(value)
     if name == "tags":
         return [tag for tag in value.split(",") if tag]
-    if name in ("payload", "result", "exclude") and isinstance(value, str):
+    if name in ("payload", "result", "progress", "exclude") and isinstance(value, str):
         try:  # a row written with plain SQL may hold anything: what is no JSON is shown as the text that it is
             return strict_json(value)
         except ValueError:

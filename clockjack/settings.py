@@ -8,9 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from clockjack import commands
+from clockjack.commands import Command
 
 PREFIX = "CLOCKJACK_"
 UP_FILE = Path(".local/up.json")
@@ -37,6 +40,7 @@ class Settings:
     builtin: tuple[str, ...] = ("mock", "http")
     grace_s: float = 25.0
     http_allow: tuple[str, ...] = ()
+    commands: Mapping[str, Command] = field(default_factory=dict)
     effects: str | None = None
     retention_days: int = 30
     log_level: str = "INFO"
@@ -111,7 +115,7 @@ def _read(name: str, text: str, read: Callable[[str], Any]) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        shown = "(hidden)" if name.endswith("_URL") else repr(text)
+        shown = "(hidden)" if name.endswith(("_URL", "_COMMANDS")) else repr(text)
         raise SettingsError(f"{name}={shown}: {error}") from None
 
 
@@ -190,6 +194,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "builtin": _builtin,
     "grace_s": _seconds(0, 3600),
     "http_allow": _names,
+    "commands": commands.read,
     "effects": str,
     "retention_days": _whole(1, 3650),
     "log_level": str.upper,

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from clockjack.handlers import Run, registry
 from clockjack.ledger.database import to_us
 from clockjack.settings import Settings
+from consumers import command
 
 RESOLVE_S = 5.0
 IN_URLS = "/?&=%:;,+~@!$'()*[]"
@@ -33,6 +34,8 @@ def install(settings: Settings, now_us: Callable[[], int]) -> None:
         registry.setdefault("mock", lambda run: mock(run, settings.effects, now_us))
     if "http" in settings.builtin:
         registry.setdefault("http", lambda run: post(run, settings.http_allow))
+    if settings.commands:
+        registry.setdefault("command", lambda run: command.execute(run, settings.commands))
 
 
 def mock(run: Run, effects: str | None, now_us: Callable[[], int]) -> Any:

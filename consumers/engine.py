@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 from clockjack import telemetry
 from clockjack.ledger import aftermath, runs
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks
+from clockjack.ledger.effects import Effects
 from clockjack.ledger.finish import Finished, Outcome
 from clockjack.ledger.runs import Held, Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
+from consumers import beating
 from consumers.direct import Direct
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
 from consumers.handling import due_of
@@ -43,6 +45,7 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.pool.effects = Effects(database.url, size)
         self.direct = Direct(database, queues.reach, queue)
         self.peers = 1
         self.stopping = False
@@ -72,7 +75,7 @@ class Engine:
     def _batch(self, popped: Sequence[Popped], ended: Ended) -> bool:
         sent_s, token = boot_s(), os.urandom(16)
         judged_s = sent_s
-        outcomes = [outcome for _, outcome in ended]
+        outcomes = [outcome for _, outcome in ended if not outcome.written]
         try:
             started, finished = write(self.database, popped, outcomes, token, self.name)
             if started.execute and boot_s() - sent_s > SLOW_COMMIT_S:
@@ -112,29 +115,12 @@ class Engine:
             self.wake.set()
 
     def beat(self) -> None:
-        """The leases of all runs in hand were extended, reckoned from the sending; the clock was read.
-
-        MySQL only: a Redis that hangs must not cost a lease. What has not begun keeps its first lease of 6 s, so that
-        it is soon found if this process dies.
-        """
+        """The leases of all runs in hand were extended; the clock was read."""
         self.database.now()
         if time.monotonic() - self._stepped_s > STALLED_S:
             log.error("the loop stands still: its leases end", extra={"action": "stalled"})
             return
-        jobs = [job for job in list(self.pool.jobs.values()) if job.state in ("running", "over")]
-        for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
-            sent_s, held = boot_s(), [job.held for job in part]
-            try:
-                ours = self.database.transaction(lambda c, h=held: runs.heartbeat(c, h))  # type: ignore[misc]
-            except UnknownCommit:
-                continue
-            for job in part:
-                if (job.held.run_id, job.held.attempt) in ours:
-                    job.lease_s = sent_s + runs.LEASE_S
-                elif job.state == "running":
-                    telemetry.FENCED.labels("heartbeat").inc()
-                    log.warning("lease lost", extra={"action": "lease_lost", "run_id": job.held.run_id})
-                    self.pool.stop(job, "lost")
+        beating.beat(self.database, self.pool)
 
     @property
     def empty(self) -> bool:
@@ -145,7 +131,8 @@ class Engine:
         """The attempts that have an outcome, and those to hand back."""
         ended, self._retry = self._retry, []
         while self.pool.outcomes and len(ended) < BATCH:
-            ended.append(self.pool.outcomes.popleft())
+            one = self.pool.outcomes.popleft()
+            ended.append(_true(*one) if one[0].done else one)
         back = [one for one in ended if one[1].kind == "handed_back"]
         return [one for one in ended if one[1].kind != "handed_back"] if back else ended, back
 
@@ -223,6 +210,8 @@ class Engine:
             if later and outcome.key in later:
                 self._retry.append((job, outcome))
                 continue
+            if finished.succeeded and outcome.key in finished.succeeded:
+                outcome.kind, outcome.retry_in_s = "succeeded", None
             forget(job)
             self._done.append(job.id)
             self._duration.observe(job.spent_s)
@@ -298,3 +287,11 @@ class Engine:
                 self.queues.give_back(self.queue, self.name, popped, self.database.clock.now_us())
             except RedisError:
                 log.warning("popped jobs could not be given back; MySQL looks at them again")
+
+
+def _true(job: Job, outcome: Outcome) -> tuple[Job, Outcome]:
+    """What the handler may not know or may deny: its run has succeeded by its transaction."""
+    if outcome.kind != "succeeded":
+        error = (outcome.error or "").split(":")[0]
+        log.warning("a handler went wrong after its transaction", extra={"action": "after_success", "error": error})
+    return job, Outcome(job.held, "succeeded", written=True)

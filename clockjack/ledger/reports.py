@@ -18,6 +18,7 @@ RUN_COLUMNS = ", ".join(
         *("id", "task_id", "due_at", "state", "attempt", "failures", "origin", "queue", "worker"),
         *("schedule_version", "task_version", "claimed_at"),
         *("first_started_at", "started_at", "finished_at", "skipped_until", "result", "error", "reason"),
+        *("progress", "cancel_asked_at"),
     )
 )
 OLDEST_TASK = (

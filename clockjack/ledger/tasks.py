@@ -72,8 +72,6 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
     becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call
     again after the rollback. ScheduleError if with the slots of its id the task never fires.
     """
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    values = {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
     if fields.get("task_key") is not None:
         found = rows(
             connection,
@@ -82,8 +80,19 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
             k=fields["task_key"],
         )
         if found:
-            return Registered(edit(connection, found[0], values, actor=actor), created=False)
-    row = values | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
+            return renew(connection, found[0], fields, actor=actor)
+    return add(connection, namespace, fields, actor=actor)
+
+
+def renew(connection: Connection, task: dict[str, Any], fields: dict[str, Any], *, actor: str) -> Registered:
+    """The locked row `task` is brought to `fields` by another registration of its key."""
+    return Registered(edit(connection, task, _values(fields), actor=actor), created=False)
+
+
+def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
+    """The task is in the ledger, as a new one; IntegrityError (1062) where there is one of its `task_key`."""
+    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    row = _values(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
     row |= {"namespace": namespace, "created_at": now, "updated_at": now, "seen_state": "active"}
     seeded = wants_seed(schedule_of(row))
     row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
@@ -100,6 +109,10 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
     event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
     standing = {"state": "active", "schedule_version": 1, "runs_claimed": 0, "missed_since": None, "error": None}
     return Registered(row | standing, created=True)
+
+
+def _values(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
 
 
 def serial(task: Mapping[str, Any]) -> int | None:

@@ -23,6 +23,7 @@ import clockjack.ledger.runs
 
 FEWEST = 3  # popped together, so that a batch is hit and not a single run
 _once = threading.Lock()
+_life = [0]
 
 
 def act(point: str, number: int, what: signal.Signals) -> None:
@@ -119,6 +120,13 @@ def _time_claims(point: str) -> None:
     clockjack.ledger.claim.claim = timed
 
 
+def _die_everywhere(point: str) -> None:
+    """Die at every place of start, work and finish in turn: one a life."""
+    from tests.prove import deaths
+
+    deaths.install(lambda: _life[0], act)
+
+
 POINTS: dict[str, Callable[[str], None]] = {
     "kill-after-claim": _kill_after_claim,
     "kill-before-start": _before_start,
@@ -135,6 +143,7 @@ POINTS: dict[str, Callable[[str], None]] = {
     ),
     "term-inside-event": _term_inside_event,
     "time-claims": _time_claims,
+    "die-everywhere": _die_everywhere,
 }
 
 
@@ -145,7 +154,7 @@ def main(kind: str, point: str, lives: int = 0) -> int:
     else:
         from consumers.__main__ import main as run
     POINTS[point](point)
-    for _ in range(lives):
+    for _life[0] in range(lives):
         if child := os.fork():  # nothing but this thread exists here
             os.waitpid(child, 0)
         else:
