@@ -8,9 +8,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from clockjack import cautions
+from clockjack import cautions, webhooks
 from clockjack.documents import MAX_DEPTH, compact, depth, task
 from clockjack.ledger.tasks import schedule_of
 from clockjack.moments import LAST, moment, wall
@@ -114,6 +123,13 @@ class Work(BaseModel):
     backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
     backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
 
+    @field_validator("payload")
+    @classmethod
+    def _may_be_called(cls, payload: Any, sent: ValidationInfo) -> Any:
+        if sent.data.get("handler") == webhooks.HANDLER:
+            webhooks.judge(payload)
+        return payload
+
 
 class NewTask(Work, When):
     """A registration as it is sent."""
@@ -177,6 +193,8 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
     found = schedule(new, now)
     if anchor is not None:
         found = replace(found, anchor=anchor)
+    elif new.handler == webhooks.HANDLER and "payload" not in new.model_fields_set:
+        raise Refused([("payload", "is required by the handler http")])
     kind = next(name for name in KINDS if getattr(new, name) is not None)
     due = first(found) if found.once else next_after(found, now)
     if due is None:

@@ -4,6 +4,7 @@ Every value has its unit in its name. A value that cannot be used stops the proc
 was expected; nothing is guessed. `NAME_FILE` names a file that holds the value (for secrets).
 """
 
+import ipaddress
 import json
 import os
 import sys
@@ -41,6 +42,7 @@ class Settings:
     grace_s: float = 25.0
     http_allow: tuple[str, ...] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
+    http_ports: tuple[int, ...] = (80, 443, 8080, 8443)
     effects: str | None = None
     retention_days: int = 30
     log_level: str = "INFO"
@@ -151,6 +153,20 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    for name in names:
+        try:
+            ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            raise ValueError("expected networks such as 10.1.0.0/16, separated by commas") from None
+    return names
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    return tuple(_whole(1, 65535)(name) for name in _names(text))
+
+
 def _builtin(text: str) -> tuple[str, ...]:
     names = () if text.strip().lower() == "none" else _names(text)
     if set(names) - {"mock", "http"}:
@@ -193,8 +209,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "handlers": _names,
     "builtin": _builtin,
     "grace_s": _seconds(0, 3600),
-    "http_allow": _names,
     "commands": commands.read,
+    "http_allow": _networks,
+    "http_ports": _ports,
     "effects": str,
     "retention_days": _whole(1, 3650),
     "log_level": str.upper,

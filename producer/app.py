@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
-from clockjack import zones
+from clockjack import webhooks, zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
@@ -26,6 +26,7 @@ DEGRADED = "cannot be reached or used: registration works, runs start when it is
 
 def create_app(settings: Settings) -> FastAPI:
     """The application on the servers of `settings`; nothing is connected before it starts."""
+    webhooks.configure(settings)
     database = Database(settings.database_url, size=THREADS + 2)  # the watch and /readyz never wait for the others
     queues = Queues(settings.redis_url)
     notices = Notices(queues)
