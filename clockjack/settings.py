@@ -15,6 +15,7 @@ from typing import Any
 
 from clockjack import commands
 from clockjack.commands import Command
+from clockjack.sealing import read_keys
 
 PREFIX = "CLOCKJACK_"
 UP_FILE = Path(".local/up.json")
@@ -43,6 +44,7 @@ class Settings:
     http_allow: tuple[str, ...] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     http_ports: tuple[int, ...] = (80, 443, 8080, 8443)
+    secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
     effects: str | None = None
     retention_days: int = 30
     log_level: str = "INFO"
@@ -101,7 +103,7 @@ def _up() -> dict[str, Any]:
 
 def _running_up() -> dict[str, str]:
     up = _up()
-    return {f"{PREFIX}{k.upper()}": str(up[k]) for k in ("database_url", "redis_url") if k in up}
+    return {f"{PREFIX}{k.upper()}": str(up[k]) for k in ("database_url", "redis_url", "secret_keys") if k in up}
 
 
 def _text(env: Mapping[str, str], name: str) -> str | None:
@@ -117,7 +119,7 @@ def _read(name: str, text: str, read: Callable[[str], Any]) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        shown = "(hidden)" if name.endswith(("_URL", "_COMMANDS")) else repr(text)
+        shown = "(hidden)" if name.endswith(("_URL", "_COMMANDS", "_KEYS")) else repr(text)
         raise SettingsError(f"{name}={shown}: {error}") from None
 
 
@@ -212,6 +214,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "commands": commands.read,
     "http_allow": _networks,
     "http_ports": _ports,
+    "secret_keys": read_keys,
     "effects": str,
     "retention_days": _whole(1, 3650),
     "log_level": str.upper,

@@ -10,12 +10,10 @@ from clockjack import webhooks
 from clockjack.handlers import Run, registry
 from clockjack.ledger.database import to_us
 from clockjack.settings import Settings
-from clockjack.targets import BadTarget, Policy
-from consumers import command, posting
-
-
-class HandlerError(Exception):
-    """A built-in handler could not do its work; the message is for people."""
+from consumers import command
+from consumers.delivery import Delivery
+from consumers.handling import HandlerError
+from consumers.receivers import Receivers
 
 
 def install(settings: Settings, now_us: Callable[[], int]) -> None:
@@ -24,7 +22,7 @@ def install(settings: Settings, now_us: Callable[[], int]) -> None:
         registry.setdefault("mock", lambda run: mock(run, settings.effects, now_us))
     if "http" in settings.builtin:
         webhooks.configure(settings)
-        registry.setdefault("http", lambda run: post(run, webhooks.policy()))
+        registry.setdefault("http", Delivery(webhooks.policy(), now_us, Receivers(settings)))
     if settings.commands:
         registry.setdefault("command", lambda run: command.execute(run, settings.commands))
 
@@ -51,20 +49,3 @@ def mock(run: Run, effects: str | None, now_us: Callable[[], int]) -> Any:
     if run.failures < int(work.get("fail", 0)):
         raise HandlerError(f"mock: told to fail {work['fail']} times")
     return work.get("echo")
-
-
-def post(run: Run, policy: Policy) -> dict[str, Any]:
-    """The receiver answered 2xx to a POST of the payload's `body`; raises HandlerError with the reason otherwise.
-
-    Payload: {"url": "https://…", "body": any JSON, "headers": {…}}.
-    """
-    try:
-        call = webhooks.read(run.payload)
-        assert call.target is not None
-        headers = webhooks.dressed(call, {"Idempotency-Key": run.key, "webhook-id": run.key})
-        answer = posting.send(call.target, policy, call.body, headers, run.timeout_s)
-    except (webhooks.BadCall, BadTarget, posting.PostFailed) as error:
-        raise HandlerError(f"http: {error}") from None
-    if not 200 <= answer.status < 300:
-        raise HandlerError(f"http: {call.target.netloc} answered {answer.status}")
-    return {"status": answer.status}

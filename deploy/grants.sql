@@ -10,7 +10,7 @@ CREATE USER IF NOT EXISTS 'dispatcher'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
 
--- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes nothing.
+-- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes endpoints only.
 -- The command `clockjack` needs the same, but for `migrate` and `keys`.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.runs TO 'producer'@'%';
@@ -19,6 +19,7 @@ GRANT SELECT, INSERT ON `clockjack`.task_events TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
 -- MySQL lets only who may update or delete a row lock it, as a new group does
 GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';
 
 -- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers nothing, knows no API key.
@@ -36,6 +37,8 @@ GRANT SELECT, UPDATE (state, error, version, updated_at, seen_state, seen_schedu
 GRANT SELECT, UPDATE ON `clockjack`.runs TO 'consumer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.attempts TO 'consumer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.task_events TO 'consumer'@'%';
+-- an endpoint whose receiver says that it is gone is disabled
+GRANT SELECT, UPDATE (state, reason, version, updated_at) ON `clockjack`.endpoints TO 'consumer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
 
 -- sql_producer: another service that registers tasks in its own transactions (docs/sql.md). It reads and writes tasks of

@@ -9,12 +9,13 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from clockjack import endpoints as receivers
 from clockjack import webhooks, zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import control, explain, groups, load, problems, simulate, tasks
+from producer import control, endpoints, explain, groups, load, problems, simulate, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.database, app.state.queues = database, queues
     app.state.notices, app.state.watch = notices, watch
+    app.state.seal = receivers.seal_of(settings)
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
     app.include_router(tasks.router)
@@ -56,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(explain.router)
     app.include_router(simulate.router)
     app.include_router(control.router)
+    app.include_router(endpoints.router)
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

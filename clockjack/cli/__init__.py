@@ -10,7 +10,20 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import control, explain, groups, load, operations, preview, register, retime, show, simulate, tasks
+from clockjack.cli import (
+    control,
+    endpoints,
+    explain,
+    groups,
+    load,
+    operations,
+    preview,
+    register,
+    retime,
+    show,
+    simulate,
+    tasks,
+)
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -50,12 +63,23 @@ GROUP: dict[str, Callable[..., None]] = {
     "move": groups.move,
     "cancel": groups.cancel,
 }
+ENDPOINTS: dict[str, Callable[..., None]] = {
+    "create": endpoints.create,
+    "list": endpoints.list_,
+    "rotate": endpoints.rotate,
+    "enable": endpoints.enable,
+    "disable": endpoints.disable,
+    "delete": endpoints.delete,
+    "reseal": endpoints.reseal,
+}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(group, name="group")
-for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP)):
+receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=True)
+app.add_typer(receivers, name="endpoints")
+for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP), (receivers, ENDPOINTS)):
     for name, command in commands.items():
         typed.command(name)(command)
 

@@ -17,6 +17,7 @@ COLUMN = {
     "task_events": "actor",
     "api_keys": "name",
     "idempotency_keys": "created_at",
+    "endpoints": "reason",
     "alembic_version": "version_num",
 }
 UPDATED = COLUMN | {"idempotency_keys": "status"}
@@ -34,6 +35,7 @@ NEEDS = {
         "task_events": ("SELECT", "INSERT"),
         "api_keys": ("SELECT",),
         "idempotency_keys": ("SELECT", "INSERT", "UPDATE"),
+        "endpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "alembic_version": ("SELECT",),
     },
     "dispatcher": {
@@ -49,6 +51,7 @@ NEEDS = {
         "runs": ("SELECT", "UPDATE"),
         "attempts": ("SELECT", "INSERT"),
         "task_events": ("SELECT", "INSERT"),
+        "endpoints": ("SELECT", "UPDATE"),
         "alembic_version": ("SELECT",),
     },
 }

@@ -29,7 +29,7 @@ from tests import said
 from tests.integration.life import owner
 from tests.integration.serving import Producer
 
-TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
+TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys", "endpoints")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import pytest
 
 from clockjack.handlers import Run
 from clockjack.targets import Policy
-from consumers.builtin import HandlerError, post
+from consumers.delivery import Delivery
+from consumers.handling import HandlerError
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 PUBLIC = Policy()
@@ -65,6 +66,10 @@ def run(payload: Any, timeout_s: int = 3) -> Run:
     return Run(
         1, "7-1000000", 7, "default", None, "http", payload, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 1, 0, timeout_s
     )
+
+
+def post(run: Run, policy: Policy) -> dict[str, Any]:
+    return Delivery(policy, lambda: 1_000_000)(run)
 
 
 def test_a_post_with_the_runs_key(receiver: str) -> None:

@@ -38,6 +38,7 @@ COLUMNS = {
     "task_events": ("actor", "'x'"),
     "api_keys": ("name", "'x'"),
     "idempotency_keys": ("created_at", "UTC_TIMESTAMP()"),
+    "endpoints": ("reason", "'x'"),
     "alembic_version": ("version_num", "'x'"),
 }
 # user, table: the verbs that are granted; TRUNCATE and DROP are one right to the server
@@ -45,7 +46,7 @@ MAY = {
     "producer": {
         "tasks": {"select", "insert", "update"}, "runs": {"select", "insert", "update"}, "attempts": {"select"},
         "task_events": {"select", "insert"}, "api_keys": {"select"}, "idempotency_keys": {"select", "insert"},
-        "alembic_version": {"select"},
+        "endpoints": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
     },
     "dispatcher": {
         "tasks": {"select", "update", "delete"},
@@ -55,7 +56,7 @@ MAY = {
     },
     "consumer": {
         "tasks": {"select", "update"}, "runs": {"select", "update"}, "attempts": {"select", "insert"},
-        "task_events": {"select", "insert"}, "alembic_version": {"select"},
+        "task_events": {"select", "insert"}, "endpoints": {"select", "update"}, "alembic_version": {"select"},
     },
     "sql_producer": {"tasks": {"select", "update"}},
 }  # fmt: skip
