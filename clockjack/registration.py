@@ -69,6 +69,7 @@ WallTime = Annotated[datetime, BeforeValidator(wall)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=24)]
+LimitKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=100)]
 Words = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
@@ -122,6 +123,19 @@ class Work(BaseModel):
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
     backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
     backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
+    max_concurrent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    per_second: Annotated[float, Field(ge=0.001, le=10_000, allow_inf_nan=False)] | None = None
+    limit_key: LimitKey | None = Field(default=None, validate_default=True)
+
+    @field_validator("limit_key")
+    @classmethod
+    def _limits(cls, limit_key: str | None, sent: ValidationInfo) -> str | None:
+        bounds = [sent.data.get(name) for name in ("max_concurrent", "per_second")]
+        if limit_key is None and any(bound is not None for bound in bounds):
+            raise ValueError("is required with max_concurrent and per_second")
+        if limit_key is not None and all(bound is None for bound in bounds):
+            raise ValueError("needs max_concurrent or per_second")
+        return limit_key
 
     @field_validator("payload")
     @classmethod

@@ -46,10 +46,10 @@ GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
 GRANT SELECT,
   INSERT (namespace, task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s,
     rrule, timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s,
-    overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s),
+    overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second),
   UPDATE (task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s, rrule,
     timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s, overlap,
-    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, state, error, next_run_at, schedule_version,
+    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second, state, error, next_run_at, schedule_version,
     runs_claimed)
   ON `clockjack`.tasks TO 'sql_producer'@'%';
 -- if it is to see what became of them, in all namespaces, results included:
