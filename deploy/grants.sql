@@ -10,7 +10,7 @@ CREATE USER IF NOT EXISTS 'dispatcher'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
 
--- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes endpoints only.
+-- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes endpoints and expectations only.
 -- The command `clockjack` needs the same, but for `migrate` and `keys`.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.runs TO 'producer'@'%';
@@ -20,15 +20,17 @@ GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
 -- MySQL lets only who may update or delete a row lock it, as a new group does
 GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.expectations TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';
 
--- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers nothing, knows no API key.
+-- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers alerts of expectations, knows no API key.
 -- ALTER and DROP, on this one table, are for its weekly partitions: see docs/adr/0018.
-GRANT SELECT, UPDATE, DELETE ON `clockjack`.tasks TO 'dispatcher'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.tasks TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, UPDATE, ALTER, DROP ON `clockjack`.runs TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, DELETE ON `clockjack`.attempts TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, DELETE ON `clockjack`.task_events TO 'dispatcher'@'%';
 GRANT SELECT (id, created_at), DELETE ON `clockjack`.idempotency_keys TO 'dispatcher'@'%';
+GRANT SELECT, UPDATE ON `clockjack`.expectations TO 'dispatcher'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'dispatcher'@'%';
 
 -- consumer: starts and finishes runs. Of a task it may change what pausing it after failures changes.

@@ -15,7 +15,7 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import control, endpoints, explain, groups, load, problems, simulate, tasks
+from producer import control, endpoints, expectations, explain, groups, load, problems, simulate, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -59,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(simulate.router)
     app.include_router(control.router)
     app.include_router(endpoints.router)
+    app.include_router(expectations.router)
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

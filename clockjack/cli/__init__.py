@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from clockjack.cli import (
     control,
     endpoints,
+    expect,
     explain,
     groups,
     load,
@@ -72,6 +73,12 @@ ENDPOINTS: dict[str, Callable[..., None]] = {
     "delete": endpoints.delete,
     "reseal": endpoints.reseal,
 }
+EXPECT: dict[str, Callable[..., None]] = {
+    "create": expect.create,
+    "list": expect.list_,
+    "ping": expect.ping,
+    "delete": expect.delete,
+}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
@@ -79,7 +86,9 @@ app.add_typer(keys, name="keys")
 app.add_typer(group, name="group")
 receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=True)
 app.add_typer(receivers, name="endpoints")
-for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP), (receivers, ENDPOINTS)):
+expected = typer.Typer(help="Who is told when something was not heard of for too long.", no_args_is_help=True)
+app.add_typer(expected, name="expect")
+for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP), (receivers, ENDPOINTS), (expected, EXPECT)):
     for name, command in commands.items():
         typed.command(name)(command)
 

@@ -18,6 +18,7 @@ COLUMN = {
     "api_keys": "name",
     "idempotency_keys": "created_at",
     "endpoints": "reason",
+    "expectations": "queue",
     "alembic_version": "version_num",
 }
 UPDATED = COLUMN | {"idempotency_keys": "status"}
@@ -36,14 +37,16 @@ NEEDS = {
         "api_keys": ("SELECT",),
         "idempotency_keys": ("SELECT", "INSERT", "UPDATE"),
         "endpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "expectations": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "alembic_version": ("SELECT",),
     },
     "dispatcher": {
-        "tasks": ("SELECT", "UPDATE", "DELETE"),
+        "tasks": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "runs": ("SELECT", "INSERT", "UPDATE"),
         "attempts": ("SELECT", "INSERT", "DELETE"),
         "task_events": ("SELECT", "INSERT", "DELETE"),
         "idempotency_keys": ("SELECT", "DELETE"),
+        "expectations": ("SELECT", "UPDATE"),
         "alembic_version": ("SELECT",),
     },
     "consumer": {

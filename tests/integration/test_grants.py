@@ -39,6 +39,7 @@ COLUMNS = {
     "api_keys": ("name", "'x'"),
     "idempotency_keys": ("created_at", "UTC_TIMESTAMP()"),
     "endpoints": ("reason", "'x'"),
+    "expectations": ("queue", "'x'"),
     "alembic_version": ("version_num", "'x'"),
 }
 # user, table: the verbs that are granted; TRUNCATE and DROP are one right to the server
@@ -46,10 +47,11 @@ MAY = {
     "producer": {
         "tasks": {"select", "insert", "update"}, "runs": {"select", "insert", "update"}, "attempts": {"select"},
         "task_events": {"select", "insert"}, "api_keys": {"select"}, "idempotency_keys": {"select", "insert"},
-        "endpoints": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
+        "endpoints": {"select", "insert", "update", "delete"},
+        "expectations": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
     },
     "dispatcher": {
-        "tasks": {"select", "update", "delete"},
+        "tasks": {"select", "insert", "update", "delete"}, "expectations": {"select", "update"},
         "runs": {"select", "insert", "update", "alter", "truncate"},
         "attempts": {"select", "insert", "delete"}, "task_events": {"select", "insert", "delete"},
         "idempotency_keys": {"select", "delete"}, "alembic_version": {"select"},
