@@ -48,7 +48,7 @@ prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 prove-time: setup-dev ## the proofs of schedules and policies, one line each: about 12 minutes
 	@exec $(BIN)/python -m tests.prove.time
 
-prove-producer: setup-dev ## the proofs of what other services build on, one line each: half a minute
+prove-producer: setup-dev ## the proofs of what other services build on, one line each: about a minute
 	@exec $(BIN)/python -m tests.prove.producer
 
 chaos: setup-dev ## faults of every process, server, edge and COMMIT, judged by a checker: 8 minutes; SEED=1 CHAOS_JSON=file

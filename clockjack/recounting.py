@@ -122,6 +122,9 @@ def _ready(run: Row, history: History) -> str:
         return what + (f" (last: {phrases.first_line(run['error'])})" if run["error"] else "")
     if run["first_started_at"] and run["lease_until"] and wakes > now and history.task["state"] != "paused":
         return f"put off by its handler: it comes again {when}"
+    if run["reason"] == "limit" and not run["first_started_at"]:
+        key = history.task["limit_key"]
+        return f"waits for the limit {key!r}" if key else "is looked at again " + when
     if run["due_at"] > now:
         return f"claimed, and begins when it is due, in {span(run['due_at'] - now)}"
     if history.task["state"] == "paused" and run["first_started_at"]:

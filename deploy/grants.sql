@@ -11,7 +11,7 @@ CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'python_producer'@'%' IDENTIFIED BY 'change-me';
 
--- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes nothing.
+-- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes endpoints and expectations only.
 -- The command `clockjack` needs the same, but for `migrate` and `keys`.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.runs TO 'producer'@'%';
@@ -20,15 +20,18 @@ GRANT SELECT, INSERT ON `clockjack`.task_events TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
 -- MySQL lets only who may update or delete a row lock it, as a new group does
 GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.expectations TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';
 
--- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers nothing, knows no API key.
+-- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers alerts of expectations, knows no API key.
 -- ALTER and DROP, on this one table, are for its weekly partitions: see docs/adr/0018.
-GRANT SELECT, UPDATE, DELETE ON `clockjack`.tasks TO 'dispatcher'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.tasks TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, UPDATE, ALTER, DROP ON `clockjack`.runs TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, DELETE ON `clockjack`.attempts TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, DELETE ON `clockjack`.task_events TO 'dispatcher'@'%';
 GRANT SELECT (id, created_at), DELETE ON `clockjack`.idempotency_keys TO 'dispatcher'@'%';
+GRANT SELECT, UPDATE ON `clockjack`.expectations TO 'dispatcher'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'dispatcher'@'%';
 
 -- consumer: starts and finishes runs. Of a task it may change what pausing it after failures changes.
@@ -37,6 +40,8 @@ GRANT SELECT, UPDATE (state, error, version, updated_at, seen_state, seen_schedu
 GRANT SELECT, UPDATE ON `clockjack`.runs TO 'consumer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.attempts TO 'consumer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.task_events TO 'consumer'@'%';
+-- an endpoint whose receiver says that it is gone is disabled
+GRANT SELECT, UPDATE (state, reason, version, updated_at) ON `clockjack`.endpoints TO 'consumer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
 
 -- sql_producer: another service that registers tasks in its own transactions (docs/sql.md). It reads and writes tasks of
@@ -44,10 +49,10 @@ GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
 GRANT SELECT,
   INSERT (namespace, task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s,
     rrule, timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s,
-    overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s),
+    overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second),
   UPDATE (task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s, rrule,
     timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s, overlap,
-    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, state, error, next_run_at, schedule_version,
+    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second, state, error, next_run_at, schedule_version,
     runs_claimed)
   ON `clockjack`.tasks TO 'sql_producer'@'%';
 -- the views of docs/sql.md ask with the rights of who reads them: these columns, no results and no tokens

@@ -39,6 +39,11 @@ class Outcome:
         """(run_id, attempt)."""
         return self.held.run_id, self.held.attempt
 
+    @property
+    def waits(self) -> bool:
+        """It has not begun, because its limit is full."""
+        return self.kind == "handed_back" and self.retry_in_s is not None
+
 
 @dataclass(slots=True)
 class Finished:

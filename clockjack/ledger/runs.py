@@ -72,14 +72,15 @@ PLAIN = (
     " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
     " AND r.origin = 'schedule'"
     " AND t.state = 'active' AND t.schedule_version = r.schedule_version AND t.version = r.task_version"
-    " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL"
+    " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL AND t.limit_key IS NULL"
 )
 VERDICT = """
 SELECT r.id, r.due_at, r.task_id, r.live_task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
   r.task_version, r.first_started_at = r.started_at AS fresh,
   TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at) AS late_us, t.id AS task, t.namespace, t.state AS task_state,
   t.version, t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
-  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures
+  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures,
+  t.limit_key, t.max_concurrent, t.per_second
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE {among} AND r.run_token = {token} AND r.state = 'running'
 """

@@ -22,11 +22,12 @@ _KINDS = ("run_at", "run_at_local", "cron", "every_s", "rrule")
 SCHEDULE = (*_KINDS, "start_at", "end_at", "max_runs", "exclude", "timezone", "jitter_s", "dst_gap", "dst_fold")
 POLICIES = ("misfire", "max_misfires", "max_lateness_s", "overlap", "pause_after_failures")
 WORK = ("name", "tags", "handler", "queue", "payload", "timeout_s", "max_failures", "backoff_s", "backoff_max_s")
+LIMITS = ("limit_key", "max_concurrent", "per_second")
 STANDING = ("runs_claimed", "state", "next_run_at", "missed_since", "schedule_version", "version", "error")
 SEEN = ("seen_state", "seen_schedule_version")  # what a writer of ours saw last: any other change came by plain SQL
 IDENTITY = ("id", "namespace", "task_key", "group_key", "offset_s")
-COLUMNS = ", ".join((*IDENTITY, *WORK, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
-EDITABLE = (*SCHEDULE, *POLICIES, *WORK)
+COLUMNS = ", ".join((*IDENTITY, *WORK, *LIMITS, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
+EDITABLE = (*SCHEDULE, *POLICIES, *WORK, *LIMITS)
 
 
 class StateConflict(Exception):

@@ -29,7 +29,7 @@ from tests import said
 from tests.integration.life import owner
 from tests.integration.serving import Producer
 
-TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
+TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys", "endpoints", "expectations")
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,7 @@ def serving(migrated_url: str, redis_server: servers.Server) -> Iterator[Produce
 
 @pytest.fixture
 def app(database_url: str, redis_url: str, users: dict[str, str]) -> Any:
-    return create_app(Settings(database_url=users["producer"], redis_url=redis_url))
+    return create_app(Settings(database_url=users["producer"], redis_url=redis_url, secret_keys=(b"k" * 32,)))
 
 
 @pytest.fixture

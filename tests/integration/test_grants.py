@@ -38,6 +38,8 @@ COLUMNS = {
     "task_events": ("actor", "'x'"),
     "api_keys": ("name", "'x'"),
     "idempotency_keys": ("created_at", "UTC_TIMESTAMP()"),
+    "endpoints": ("reason", "'x'"),
+    "expectations": ("queue", "'x'"),
     "alembic_version": ("version_num", "'x'"),
 }
 # user, table: the verbs that are granted; TRUNCATE and DROP are one right to the server
@@ -45,17 +47,18 @@ MAY = {
     "producer": {
         "tasks": {"select", "insert", "update"}, "runs": {"select", "insert", "update"}, "attempts": {"select"},
         "task_events": {"select", "insert"}, "api_keys": {"select"}, "idempotency_keys": {"select", "insert"},
-        "alembic_version": {"select"},
+        "endpoints": {"select", "insert", "update", "delete"},
+        "expectations": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
     },
     "dispatcher": {
-        "tasks": {"select", "update", "delete"},
+        "tasks": {"select", "insert", "update", "delete"}, "expectations": {"select", "update"},
         "runs": {"select", "insert", "update", "alter", "truncate"},
         "attempts": {"select", "insert", "delete"}, "task_events": {"select", "insert", "delete"},
         "idempotency_keys": {"select", "delete"}, "alembic_version": {"select"},
     },
     "consumer": {
         "tasks": {"select", "update"}, "runs": {"select", "update"}, "attempts": {"select", "insert"},
-        "task_events": {"select", "insert"}, "alembic_version": {"select"},
+        "task_events": {"select", "insert"}, "endpoints": {"select", "update"}, "alembic_version": {"select"},
     },
     "sql_producer": {"tasks": {"select", "update"}},
     "python_producer": {"tasks": {"select", "insert", "update"}, "task_events": {"insert"}},

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 MARK = "only-for-mine"
 PAST = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:10:00Z", "dry_run": False}
 GROUP = {"handler": "mock", "anchor_at": "2030-01-01T00:00:00Z", "offsets_s": [-60, 0], "payload": MARK}
+WATCHED = {"expect_every_s": 60, "endpoint": MARK}
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/tasks"): {"handler": "mock", "every_s": 60},
     ("post", "/v1/schedules/preview"): {"every_s": 60},
@@ -31,6 +32,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/groups/{group_key}/move"): {"anchor_at": "2030-02-01T00:00:00Z"},
     ("post", "/v1/tasks/control"): {"action": "cancel", "all": True},
     ("post", "/v1/tasks/{task_id}/backfill"): PAST,
+    ("post", "/v1/endpoints"): {"name": "another", "url": "https://example.com/"},
+    ("patch", "/v1/endpoints/{name}"): {"success": "200"},
+    ("post", "/v1/expectations"): {"name": "another", "expect_every_s": 60, "endpoint": "another"},
 }
 # in a group's own namespace any name may be taken
 CREATES = {("put", "/v1/groups/{group_key}")}
@@ -71,7 +75,9 @@ def ours(http: TestClient, mine: dict[str, str]) -> dict[str, str]:
     run = http.post(f"/v1/tasks/{task['id']}/run", headers=mine)
     assert run.status_code == 202
     assert http.put(f"/v1/groups/{MARK}", json=GROUP, headers=mine).is_success
-    return {"task_id": str(task["id"]), "run_id": str(run.json()["id"]), "group_key": MARK}
+    for path, more in (("endpoints", {"url": f"https://{MARK}.example/"}), ("expectations", WATCHED)):
+        assert http.post(f"/v1/{path}", json={"name": MARK} | more, headers=mine).status_code in (201, 409)
+    return {"task_id": str(task["id"]), "run_id": str(run.json()["id"]), "group_key": MARK, "name": MARK}
 
 
 def ask(http: TestClient, operation: tuple[str, str], values: dict[str, str], headers: dict[str, str]) -> Any:

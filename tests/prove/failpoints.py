@@ -141,6 +141,8 @@ POINTS: dict[str, Callable[[str], None]] = {
     "stop-before-finish": lambda point: _before_statement(
         point, r"(?s)^SELECT id, attempt FROM runs .*run_token.* FOR UPDATE|SET state = 'succeeded'"
     ),
+    # a handler's rows and its run's success wait for their COMMIT
+    "stop-before-success": lambda point: _after_statement(point, r"^UPDATE `\w+`\.runs .*SET state = 'succeeded'"),
     "term-inside-event": _term_inside_event,
     "time-claims": _time_claims,
     "die-everywhere": _die_everywhere,

@@ -20,6 +20,11 @@ def proofs(*, small: bool) -> tuple[Proof, ...]:
             " counter = succeeded runs",
             lambda stage: effects.counter(stage, runs, lives),
         ),
+        Proof(
+            "counter-frozen",
+            "a consumer stopped between its last statement and COMMIT, past its lease: counted once, by another",
+            effects.frozen,
+        ),
     )
     return tuple(proof._replace(what=f"small, no proof: {proof.what}") for proof in found) if small else found
 
