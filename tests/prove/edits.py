@@ -149,10 +149,10 @@ def _edited(stage: Stage) -> tuple[str, bool]:
     parked = dict(stage.sql("SELECT id, error FROM tasks WHERE state = 'invalid'"))
     done = count(effects, expected)
     errors = sum(p.metric("clockjack_errors_total") for p in (first, second))
-    alone = sum(p.log.read_text().count('"claim_alone"') for p in (first, second))
+    alone = sum(p.log.read_text().count('"claim_parts"') for p in (first, second))
     figure = (
         f"{len(work)} edited, {len(manual)} run-nows, {len(parked)}/{len(bad)} spoiled rows parked; {done};"
-        f" {after:.0f} claims ({alone} of them task by task), {after - before:.0f} in the last {QUIET_S:.0f} s,"
+        f" {after:.0f} claims ({alone} of them in parts), {after - before:.0f} in the last {QUIET_S:.0f} s,"
         f" {errors:.0f} errors"
     )
     sound = quiet and set(parked) == set(bad) and all(parked.values()) and alone > 0 and len(edits.expected) == 200

@@ -90,9 +90,18 @@ class Task:
 
     @cached_property
     def ranges(self) -> list[Row]:
-        """The rows that stand for more than one occurrence: those with an end, then those of a pause without one."""
+        """The rows that stand for more than one occurrence: those with an end, then that of a pause which goes on.
+
+        A run that was claimed before the pause and skipped at its start has no end either, and stands for itself.
+        """
         ended = [run for run in self.runs if run["skipped_until"] is not None]
-        return ended + [run for run in self.runs if run["reason"] == "paused" and run["skipped_until"] is None]
+        if not self.row or self.row["state"] != "paused":
+            return ended
+        return ended + [
+            run
+            for run in self.runs
+            if run["reason"] == "paused" and run["skipped_until"] is None and not run["attempt"]
+        ]
 
     def base(self, due_us: int, before_us: int) -> int:
         """From when on its lateness counts: from due, or from the answer that made it due only then."""
