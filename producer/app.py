@@ -14,7 +14,7 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import control, explain, groups, load, problems, simulate, tasks
+from producer import batches, control, explain, groups, load, problems, simulate, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -49,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.notices, app.state.watch = notices, watch
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
+    app.include_router(batches.router)
     app.include_router(tasks.router)
     app.include_router(load.router)
     app.include_router(groups.router)

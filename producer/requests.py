@@ -17,6 +17,7 @@ from clockjack.ledger.database import Database
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
+MAX_LARGE_BYTES = 4_194_304  # of many registrations at once: escaped it still fits a packet of 16 MiB
 BODY_WITHIN_S = 20.0
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
@@ -85,15 +86,24 @@ async def caller(request: Request) -> Caller:
 
 async def body(request: Request) -> Body:
     """The body: at most 128 KiB, also when it comes without a length, and within 20 s."""
+    return await _body(request, MAX_BODY_BYTES)
+
+
+async def large(request: Request) -> Body:
+    """The body: at most 4 MiB."""
+    return await _body(request, MAX_LARGE_BYTES)
+
+
+async def _body(request: Request, most: int) -> Body:
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+    if not length.isdecimal() or int(length[:20]) > most:
         raise Problem("too-large", headers={"Connection": "close"})
     parts, size = [], 0
     try:
         with anyio.fail_after(BODY_WITHIN_S):
             async for part in request.stream():
                 size += len(part)
-                if size > MAX_BODY_BYTES:
+                if size > most:
                     raise Problem("too-large", headers={"Connection": "close"})
                 parts.append(part)
     except TimeoutError:
@@ -143,3 +153,4 @@ def _presented(request: Request) -> str | None:
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
 Sent = Annotated[Body, Depends(body)]
+Large = Annotated[Body, Depends(large)]

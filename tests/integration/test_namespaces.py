@@ -24,6 +24,7 @@ PAST = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:10:00Z", "dry_run":
 GROUP = {"handler": "mock", "anchor_at": "2030-01-01T00:00:00Z", "offsets_s": [-60, 0], "payload": MARK}
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/tasks"): {"handler": "mock", "every_s": 60},
+    ("post", "/v1/tasks/bulk"): {"tasks": [{"handler": "mock", "every_s": 60}]},
     ("post", "/v1/schedules/preview"): {"every_s": 60},
     ("post", "/v1/schedules/simulate"): {"every_s": 60, "from": "2030-01-01T00:00:00Z", "to": "2030-01-01T01:00:00Z"},
     ("patch", "/v1/tasks/{task_id}"): {"name": "changed"},
