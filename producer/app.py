@@ -14,7 +14,7 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import batches, control, explain, groups, load, problems, simulate, tasks
+from producer import batches, control, explain, groups, load, openapi, problems, runs, simulate, tasks
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -51,11 +51,13 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(batches.router)
     app.include_router(tasks.router)
+    app.include_router(runs.router)
     app.include_router(load.router)
     app.include_router(groups.router)
     app.include_router(explain.router)
     app.include_router(simulate.router)
     app.include_router(control.router)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

@@ -131,7 +131,10 @@ def test_the_others_ids_are_not_found_and_change_nothing(
                 assert MARK not in str(listed), query
     assert all_rows(database, "mine") == before
     for operation in sorted(operations, key=lambda o: o[0] == "delete" or "control" in o[1]):
-        answer = ask(anonymous, operation, ours(anonymous, mine), mine)
+        values = ours(anonymous, mine)
+        if operation[1].endswith("/retry"):
+            assert anonymous.post(f"/v1/runs/{values['run_id']}/cancel", headers=mine).is_success
+        answer = ask(anonymous, operation, values, mine)
         assert answer.is_success, f"{operation} does not work for its owner, so it shows nothing: {answer.text}"
 
 
@@ -169,6 +172,8 @@ def test_ids_that_name_nothing(
             continue
         for value in (*(quote(text, safe="") for text in NO_IDS), *RAW):
             answer = ask(anonymous, operation, dict.fromkeys(("task_id", "run_id", "group_key"), value), theirs)
+            if value == ".." and operation == ("get", "/v1/tasks/{task_id}/runs"):
+                continue  # clients make /v1/runs of it, which is a route
             assert answer.status_code in (400, 404, 405, 422), (operation, value, answer.status_code, answer.text)
             if operation[1].startswith("/v1/tasks") and "/" not in value and value not in ("..", "."):
                 assert answer.status_code == 404, (operation, value, answer.text)
