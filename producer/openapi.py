@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from clockjack import documents
 from clockjack.settings import Settings
 from producer.problems import CODES, MEDIA_TYPE
+from producer.requests import READS
 
 ANYWHERE = (401, 500, 503)
 WITH_BODY = (400, 408, 413, 422)
@@ -58,6 +59,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     answers = operation["responses"]
     answers.pop("422", None)
     statuses = {*ANYWHERE, *CONFLICTS.get((method, path), ())}
+    statuses |= {403} if method != "get" and path not in READS else set()
     statuses |= {404} if "{" in path else set()
     statuses |= set(WITH_BODY) if "requestBody" in operation or method in ("post", "put", "patch") else set()
     if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):

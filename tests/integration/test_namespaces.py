@@ -163,6 +163,21 @@ def test_no_key_no_answer(
     assert anonymous.get(f"/v1/tasks?api_key={good}").status_code == 401, "a key in a URL would be in logs"
 
 
+def test_a_key_that_may_only_read_changes_nothing(
+    anonymous: TestClient, database: Database, mine: dict[str, str], operations: list[tuple[str, str]]
+) -> None:
+    values = ours(anonymous, mine)
+    key = owner(database).transaction(lambda c: keys.create(c, "mine", "reader", "read"))
+    before = all_rows(database)
+    for operation in operations:
+        answer = ask(anonymous, operation, values, {"Authorization": f"Bearer {key}"})
+        if operation[0] == "get" or operation[1].startswith("/v1/schedules/"):
+            assert answer.is_success, (operation, answer.text)
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (operation, answer.text)
+    assert all_rows(database) == before
+
+
 def test_ids_that_name_nothing(
     anonymous: TestClient, database: Database, theirs: dict[str, str], operations: list[tuple[str, str]]
 ) -> None:
