@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from clockjack import documents, moments
+from clockjack import documents, moments, registration, replaying
 from clockjack.ledger import acceptance, replay, slo, tasks
 from clockjack.ledger.acceptance import Change
 from producer import cursors
-from producer.answers import found, json, response
-from producer.requests import Asking, Id, Sent, caller, ticket
+from producer.answers import found, json, response, schema
+from producer.requests import Asking, Id, Sent, caller, document, ticket
 from producer.tasks import Page, page
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
@@ -56,6 +56,20 @@ def list_runs(request: Request, asking: Asking, wanted: Annotated[RunFilter, Que
         lambda c: replay.list_runs(c, asking.namespace, where, before=before, limit=wanted.limit),
     )
     return page(request, [documents.run(row) for row in items], after)
+
+
+@router.post("/runs/retry", status_code=202, openapi_extra=schema(replaying.Replay))
+def retry_many(request: Request, asking: Asking, sent: Sent) -> Response:
+    """Up to 1,000 of the failed runs that match are due now; `next_cursor` goes on with the others."""
+    wanted = registration.read(replaying.Replay, document(sent.raw))
+    done, after = replaying.carry_out(
+        request.app.state.database, asking.namespace, wanted, before=cursors.read(wanted.cursor), actor=asking.actor
+    )
+    if done["retried"]:
+        request.app.state.notices.nudge("look")
+    answer = json(done | {"next_cursor": None if after is None else cursors.write(after)})
+    answer.status_code = 202
+    return answer
 
 
 @router.post("/runs/{run_id}/retry", status_code=202)

@@ -25,6 +25,7 @@ GROUP = {"handler": "mock", "anchor_at": "2030-01-01T00:00:00Z", "offsets_s": [-
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/tasks"): {"handler": "mock", "every_s": 60},
     ("post", "/v1/tasks/bulk"): {"tasks": [{"handler": "mock", "every_s": 60}]},
+    ("post", "/v1/runs/retry"): {},
     ("post", "/v1/schedules/preview"): {"every_s": 60},
     ("post", "/v1/schedules/simulate"): {"every_s": 60, "from": "2030-01-01T00:00:00Z", "to": "2030-01-01T01:00:00Z"},
     ("patch", "/v1/tasks/{task_id}"): {"name": "changed"},
@@ -132,7 +133,7 @@ def test_the_others_ids_are_not_found_and_change_nothing(
     assert all_rows(database, "mine") == before
     for operation in sorted(operations, key=lambda o: o[0] == "delete" or "control" in o[1]):
         values = ours(anonymous, mine)
-        if operation[1].endswith("/retry"):
+        if operation[1].endswith("}/retry"):
             assert anonymous.post(f"/v1/runs/{values['run_id']}/cancel", headers=mine).is_success
         answer = ask(anonymous, operation, values, mine)
         assert answer.is_success, f"{operation} does not work for its owner, so it shows nothing: {answer.text}"

@@ -60,6 +60,30 @@ def test_a_retry_with_a_key_is_one(http: TestClient, bench: Bench) -> None:
     assert answers[1].headers["idempotency-replayed"] == "true"
 
 
+def test_the_dead_letters_that_match_are_replayed(http: TestClient, bench: Bench, database: Database) -> None:
+    found = [failed(bench) for _ in range(3)]
+    http.delete(f"/v1/tasks/{found[1][0]}")
+    other = insert(database, 3600, namespace="theirs", handler="mock")
+    sql(
+        database,
+        "INSERT INTO runs (task_id, due_at, schedule_version, queue, state)"
+        " VALUES (:t, UTC_TIMESTAMP(6), 1, 'q', 'failed')",
+        t=other,
+    )
+    for nothing in ({"queue": "q"}, {"handler": "x"}, {"due_until": "2026-01-01T00:00:00Z"}):
+        assert http.post("/v1/runs/retry", json=nothing).json()["matched"] == 0
+    assert_problem(http.post("/v1/runs/retry", json={"state": "failed"}), 422, "invalid-fields")
+    dry = http.post("/v1/runs/retry", json={"dry_run": True}).json()
+    assert (dry["matched"], dry["retried"]) == (3, 0)
+    answer = http.post("/v1/runs/retry", json={"handler": "mock", "due_from": "2026-01-01T00:00:00Z"})
+    assert answer.status_code == 202, answer.text
+    document = answer.json()
+    assert (document["matched"], document["retried"], document["next_cursor"]) == (3, 2, None)
+    assert [one["id"] for one in document["refused"]] == [found[1][1]]
+    assert [bench.state(task) for task, _ in found] == ["ready", "failed", "ready"]
+    assert bench.state(other) == "failed"
+
+
 def test_nothing_of_a_cancelled_task_is_retried(http: TestClient, bench: Bench) -> None:
     task, run = failed(bench)
     http.delete(f"/v1/tasks/{task}")
