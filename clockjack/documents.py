@@ -15,7 +15,7 @@ from clockjack.ledger.tasks import COLUMNS, SEEN
 
 MAX_DEPTH, MAX_READ_DEPTH = 20, 100
 HIDDEN = frozenset(("run_token", "live_task_id", "key_hash", *SEEN))
-_TASK = [name for name in COLUMNS.split(", ") if name not in HIDDEN]
+TASK_FIELDS = [name for name in COLUMNS.split(", ") if name not in HIDDEN]
 
 
 def strict_json(text: str | bytes) -> Any:
@@ -67,7 +67,7 @@ def moment(when: datetime | None) -> str | None:
 
 def task(row: dict[str, Any]) -> dict[str, Any]:
     """A task's row for people and programs outside, in the order of the columns."""
-    return {name: _outside(name, row[name]) for name in _TASK if name in row}
+    return {name: _outside(name, row[name]) for name in TASK_FIELDS if name in row}
 
 
 def run(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 CANCELLED = {
     "edited": "the schedule was edited before it began",
     "cancelled": "the task was cancelled before it began",
+    "run_cancelled": "by hand, this run alone",
     "invalid": "the task is invalid",
     "deleted": "the task is gone",
 }

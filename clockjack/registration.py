@@ -220,7 +220,7 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
 
 def columns(new: NewTask) -> dict[str, Any]:
     """The column values of `new`, whatever its schedule; without what in_s becomes."""
-    values = {name: getattr(new, name) for name in NewTask.model_fields if name != "in_s"}
+    values = {name: value for name, value in new.__dict__.items() if name != "in_s"}
     exclude = compact(new.exclude) if new.exclude else None
     tags = ",".join(dict.fromkeys(new.tags))
     return values | {"exclude": exclude, "tags": tags, "payload": compact(new.payload)}

@@ -15,7 +15,20 @@ from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import control, endpoints, expectations, explain, groups, load, problems, simulate, tasks
+from producer import (
+    batches,
+    control,
+    endpoints,
+    expectations,
+    explain,
+    groups,
+    load,
+    openapi,
+    problems,
+    runs,
+    simulate,
+    tasks,
+)
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -52,7 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.seal = receivers.seal_of(settings)
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
+    app.include_router(batches.router)
     app.include_router(tasks.router)
+    app.include_router(runs.router)
     app.include_router(load.router)
     app.include_router(groups.router)
     app.include_router(explain.router)
@@ -60,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(control.router)
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

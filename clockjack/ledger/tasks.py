@@ -107,7 +107,7 @@ def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor
         changed(
             connection, "UPDATE tasks SET next_run_at = :next WHERE id = :id", next=row["next_run_at"], id=row["id"]
         )
-    event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
+    event(connection, row | {"schedule_version": 1}, "registered", actor, words(row))
     standing = {"state": "active", "schedule_version": 1, "runs_claimed": 0, "missed_since": None, "error": None}
     return Registered(row | standing, created=True)
 
@@ -269,7 +269,7 @@ def update(
     )
     row["updated_at"] = rows(connection, "SELECT updated_at FROM tasks WHERE id = :i", i=row["id"])[0]["updated_at"]
     row |= {"seen_state": row["state"], "seen_schedule_version": row["schedule_version"]}
-    event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
+    event(connection, row, action, actor, words(row) if "schedule_version" in new else None)
     return row
 
 
@@ -283,7 +283,8 @@ def done_by_sql(task: Mapping[str, Any]) -> list[str]:
     return actions
 
 
-def _words(row: dict[str, Any]) -> str:
+def words(row: dict[str, Any]) -> str:
+    """The schedule in the words of its columns, as an event keeps it."""
     return ", ".join(f"{name}={row[name]}" for name in SCHEDULE if row[name] not in (None, DEFAULTS.get(name)))
 
 
