@@ -46,9 +46,7 @@ def adopt(
     )
     taken = {row["due_at"]: row for row in there}
     if step.skip and step.skip.due_at in taken:
-        if (
-            step.skip.until is None
-        ):  # paused: its row says what becomes of it, and the pause's range begins with the next
+        if step.skip.until is None:  # paused: its row says what becomes of it; the range begins with the next
             step.goes_to = next_after(schedule_of(task), step.skip.due_at)
             step.skip = step.missed_since = None
         else:
@@ -58,9 +56,10 @@ def adopt(
     run = taken.get(task["next_run_at"])
     if run is not None and step.ready:
         ready = _revive(connection, step, run, now, ages, staged)
-        if not step.counted:
+        if step.counted:
+            step.ready = False
+        else:
             ran_before(step)
-        step.ready = False
     ready += insert(connection, [step], now, ages, staged=staged)
     see(connection, [step])
     move_on(connection, [step])
