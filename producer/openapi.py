@@ -28,6 +28,10 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/runs/{run_id}/cancel"): (409,),
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
+    ("post", "/v1/endpoints"): (409,),
+    ("patch", "/v1/endpoints/{name}"): (409,),
+    ("post", "/v1/endpoints/{name}/rotate"): (409,),
+    ("post", "/v1/expectations"): (409,),
 }
 TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}"), ("/v1/runs", "/v1/runs/{run_id}")
 STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
