@@ -74,10 +74,11 @@ GRANT SELECT (run_id, due_at, attempt, outcome) ON `clockjack`.attempts TO 'sql_
 -- GRANT SELECT, INSERT, UPDATE ON `app`.* TO 'consumer'@'%';
 
 -- python_producer: another service that registers by `clockjack.enqueue` in its own transactions (docs/sql.md). Of runs it
--- writes those that stand for what a changed schedule passes over, and reads whether there is one.
+-- writes those that stand for what a changed schedule passes over, and reads whether there is one. It can end no run and bring
+-- none back: the CHECK runs_live wants wake_at written with that.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'python_producer'@'%';
 GRANT SELECT (id, task_id, due_at, state, reason, skipped_until, first_started_at),
   INSERT (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at, reason, skipped_until),
-  UPDATE (skipped_until)
+  UPDATE (state, reason, skipped_until, finished_at)
   ON `clockjack`.runs TO 'python_producer'@'%';
 GRANT INSERT ON `clockjack`.task_events TO 'python_producer'@'%';
