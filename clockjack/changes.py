@@ -14,7 +14,7 @@ from clockjack.documents import strict_json
 from clockjack.ledger import bulk
 from clockjack.ledger.backfill import Filled, Span
 from clockjack.ledger.bulk import Order
-from clockjack.ledger.tasks import EDITABLE, SCHEDULE
+from clockjack.ledger.tasks import EDITABLE, LIMITS, SCHEDULE
 from clockjack.moments import moment
 from clockjack.registration import KINDS, Moment, NewTask, Refused, columns, fields, new_task, read
 
@@ -148,8 +148,11 @@ def _filter(document: dict[str, Any]) -> dict[str, str | None]:
 def _sound(change: dict[str, Any]) -> dict[str, Any]:
     """The edit, if each value could be that of some task: what no task can have is refused before the first one."""
     document = {name: value for name, value in change.items() if value is not None}
+    limited = (
+        {"limit_key": "any", "max_concurrent": 1} if set(LIMITS) & set(document) else {}
+    )  # the tasks have the rest
     try:
-        new_task({"handler": "any", "task_key": "any"} | document)
+        new_task({"handler": "any", "task_key": "any"} | limited | document)
     except Refused as error:
         raise Refused([("set", f"{name}: {text}") for name, text in error.errors]) from None
     if "handler" in change and change["handler"] is None:

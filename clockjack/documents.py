@@ -15,7 +15,7 @@ from clockjack.ledger.tasks import COLUMNS, SEEN
 
 MAX_DEPTH, MAX_READ_DEPTH = 20, 100
 HIDDEN = frozenset(("run_token", "live_task_id", "key_hash", *SEEN))
-_TASK = [name for name in COLUMNS.split(", ") if name not in HIDDEN]
+TASK_FIELDS = [name for name in COLUMNS.split(", ") if name not in HIDDEN]
 
 
 def strict_json(text: str | bytes) -> Any:
@@ -67,7 +67,7 @@ def moment(when: datetime | None) -> str | None:
 
 def task(row: dict[str, Any]) -> dict[str, Any]:
     """A task's row for people and programs outside, in the order of the columns."""
-    return {name: _outside(name, row[name]) for name in _TASK if name in row}
+    return {name: _outside(name, row[name]) for name in TASK_FIELDS if name in row}
 
 
 def run(row: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _outside(name: str, value: Any) -> Any:
         return value.isoformat() if name == "run_at_local" else moment(value)
     if name == "tags":
         return [tag for tag in value.split(",") if tag]
-    if name in ("payload", "result", "exclude") and isinstance(value, str):
+    if name in ("payload", "result", "progress", "exclude") and isinstance(value, str):
         try:  # a row written with plain SQL may hold anything: what is no JSON is shown as the text that it is
             return strict_json(value)
         except ValueError:

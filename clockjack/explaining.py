@@ -79,6 +79,10 @@ def _schedule(task: Row, schedule: Schedule | None, wrong: str) -> Iterator[str]
         yield f"At most {number(task['max_runs'], 'occurrence')} run; {task['runs_claimed']:,} had a run so far"
     if task["pause_after_failures"] is not None:
         yield f"After {number(task['pause_after_failures'], 'failed run')} in a row it pauses by itself"
+    if task["limit_key"] is not None:
+        bounds = [f"{task['max_concurrent']:,} at once"] if task["max_concurrent"] else []
+        bounds += [f"{task['per_second']:g} a second"] if task["per_second"] else []
+        yield f"Of all runs of the limit {task['limit_key']!r} at most {' and '.join(bounds)} begin; the others wait"
     if task["group_key"] is not None:
         offset = span(abs(task["offset_s"]) * SECOND)
         side = "at" if not task["offset_s"] else f"{offset} {'before' if task['offset_s'] < 0 else 'after'}"

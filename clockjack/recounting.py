@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 CANCELLED = {
     "edited": "the schedule was edited before it began",
     "cancelled": "the task was cancelled before it began",
+    "run_cancelled": "by hand, this run alone",
     "invalid": "the task is invalid",
     "deleted": "the task is gone",
 }
@@ -103,6 +104,10 @@ def _many(run: Row, history: History, schedule: Schedule | None) -> str:
 
 
 def _cancelled(run: Row, history: History) -> str:
+    if run["reason"] == "discarded":
+        return f"discarded by its handler{_error(run)}"
+    if run["reason"] == "cancelled" and run["first_started_at"]:
+        return "cancelled: the task was cancelled after it had begun"
     if run["reason"] != "replaced":
         return f"cancelled: {CANCELLED.get(run['reason'], run['reason'])}"
     other = _other(run, history, run["finished_at"])
@@ -116,6 +121,11 @@ def _ready(run: Row, history: History) -> str:
     if run["failures"]:
         what = f"failed {number(run['failures'], 'time')}; the next attempt is {when}"
         return what + (f" (last: {phrases.first_line(run['error'])})" if run["error"] else "")
+    if run["first_started_at"] and run["lease_until"] and wakes > now and history.task["state"] != "paused":
+        return f"put off by its handler: it comes again {when}"
+    if run["reason"] == "limit" and not run["first_started_at"]:
+        key = history.task["limit_key"]
+        return f"waits for the limit {key!r}" if key else "is looked at again " + when
     if run["due_at"] > now:
         return f"claimed, and begins when it is due, in {span(run['due_at'] - now)}"
     if history.task["state"] == "paused" and run["first_started_at"]:

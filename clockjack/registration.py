@@ -8,9 +8,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from clockjack import cautions
+from clockjack import cautions, webhooks
 from clockjack.documents import MAX_DEPTH, compact, depth, task
 from clockjack.ledger.tasks import schedule_of
 from clockjack.moments import LAST, moment, wall
@@ -60,6 +69,7 @@ WallTime = Annotated[datetime, BeforeValidator(wall)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=24)]
+LimitKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=100)]
 Words = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
@@ -113,6 +123,26 @@ class Work(BaseModel):
     max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
     backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
     backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
+    max_concurrent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    per_second: Annotated[float, Field(ge=0.001, le=10_000, allow_inf_nan=False)] | None = None
+    limit_key: LimitKey | None = Field(default=None, validate_default=True)
+
+    @field_validator("limit_key")
+    @classmethod
+    def _limits(cls, limit_key: str | None, sent: ValidationInfo) -> str | None:
+        bounds = [sent.data.get(name) for name in ("max_concurrent", "per_second")]
+        if limit_key is None and any(bound is not None for bound in bounds):
+            raise ValueError("is required with max_concurrent and per_second")
+        if limit_key is not None and all(bound is None for bound in bounds):
+            raise ValueError("needs max_concurrent or per_second")
+        return limit_key
+
+    @field_validator("payload")
+    @classmethod
+    def _may_be_called(cls, payload: Any, sent: ValidationInfo) -> Any:
+        if sent.data.get("handler") == webhooks.HANDLER:
+            webhooks.judge(payload)
+        return payload
 
 
 class NewTask(Work, When):
@@ -177,6 +207,8 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
     found = schedule(new, now)
     if anchor is not None:
         found = replace(found, anchor=anchor)
+    elif new.handler == webhooks.HANDLER and "payload" not in new.model_fields_set:
+        raise Refused([("payload", "is required by the handler http")])
     kind = next(name for name in KINDS if getattr(new, name) is not None)
     due = first(found) if found.once else next_after(found, now)
     if due is None:
@@ -188,7 +220,7 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
 
 def columns(new: NewTask) -> dict[str, Any]:
     """The column values of `new`, whatever its schedule; without what in_s becomes."""
-    values = {name: getattr(new, name) for name in NewTask.model_fields if name != "in_s"}
+    values = {name: value for name, value in new.__dict__.items() if name != "in_s"}
     exclude = compact(new.exclude) if new.exclude else None
     tags = ",".join(dict.fromkeys(new.tags))
     return values | {"exclude": exclude, "tags": tags, "payload": compact(new.payload)}

@@ -4,13 +4,18 @@ Every value has its unit in its name. A value that cannot be used stops the proc
 was expected; nothing is guessed. `NAME_FILE` names a file that holds the value (for secrets).
 """
 
+import ipaddress
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from clockjack import commands
+from clockjack.commands import Command
+from clockjack.sealing import read_keys
 
 PREFIX = "CLOCKJACK_"
 UP_FILE = Path(".local/up.json")
@@ -37,6 +42,9 @@ class Settings:
     builtin: tuple[str, ...] = ("mock", "http")
     grace_s: float = 25.0
     http_allow: tuple[str, ...] = ()
+    commands: Mapping[str, Command] = field(default_factory=dict)
+    http_ports: tuple[int, ...] = (80, 443, 8080, 8443)
+    secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
     effects: str | None = None
     retention_days: int = 30
     log_level: str = "INFO"
@@ -95,7 +103,7 @@ def _up() -> dict[str, Any]:
 
 def _running_up() -> dict[str, str]:
     up = _up()
-    return {f"{PREFIX}{k.upper()}": str(up[k]) for k in ("database_url", "redis_url") if k in up}
+    return {f"{PREFIX}{k.upper()}": str(up[k]) for k in ("database_url", "redis_url", "secret_keys") if k in up}
 
 
 def _text(env: Mapping[str, str], name: str) -> str | None:
@@ -111,7 +119,7 @@ def _read(name: str, text: str, read: Callable[[str], Any]) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        shown = "(hidden)" if name.endswith("_URL") else repr(text)
+        shown = "(hidden)" if name.endswith(("_URL", "_COMMANDS", "_KEYS")) else repr(text)
         raise SettingsError(f"{name}={shown}: {error}") from None
 
 
@@ -145,6 +153,20 @@ def _flag(text: str) -> bool:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    for name in names:
+        try:
+            ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            raise ValueError("expected networks such as 10.1.0.0/16, separated by commas") from None
+    return names
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    return tuple(_whole(1, 65535)(name) for name in _names(text))
 
 
 def _builtin(text: str) -> tuple[str, ...]:
@@ -189,7 +211,10 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "handlers": _names,
     "builtin": _builtin,
     "grace_s": _seconds(0, 3600),
-    "http_allow": _names,
+    "commands": commands.read,
+    "http_allow": _networks,
+    "http_ports": _ports,
+    "secret_keys": read_keys,
     "effects": str,
     "retention_days": _whole(1, 3650),
     "log_level": str.upper,

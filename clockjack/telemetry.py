@@ -79,6 +79,8 @@ REPUSHED = Counter("clockjack_repushed_total", "Ready runs that were looked at a
 LOST = Counter("clockjack_lost_attempts_total", "Attempts whose lease ran out")
 FENCED = Counter("clockjack_fenced_total", "Starts and outcomes refused by the fence", ["step"])
 CLAIM_SECONDS = Histogram("clockjack_claim_seconds", "One claim transaction that claimed something", buckets=BUCKETS)
+ENDPOINTS_DISABLED = Counter("clockjack_endpoints_disabled_total", "Endpoints whose receivers answered 410 Gone")
+EXPECTATIONS = Counter("clockjack_expectations_total", "Expectations that changed their state", ["state"])
 ERRORS = Counter("clockjack_errors_total", "Failed steps of the loops", ["step", "kind"])
 CLOCK_JUMPS = Gauge("clockjack_clock_jumps", "Jumps of the database's clock seen by this process")
 OLDEST_DUE = Gauge("clockjack_oldest_due_age_seconds", "Age of the oldest due task or run that has not started")

@@ -15,13 +15,17 @@ from typing import Any, TypeVar
 
 from clockjack import telemetry
 from clockjack.ledger import aftermath, runs
-from clockjack.ledger.database import Database, Unavailable, UnknownCommit, chunks
+from clockjack.ledger.database import Database, Unavailable, UnknownCommit
+from clockjack.ledger.effects import Effects
 from clockjack.ledger.finish import Finished, Outcome
-from clockjack.ledger.runs import Held, Popped, Started
+from clockjack.ledger.runs import Popped, Started
 from clockjack.queues import Queues, RedisError, job_id
+from consumers import beating
 from consumers.direct import Direct
 from consumers.execution import BEGIN_WITHIN_S, Job, Pool, boot_s
 from consumers.handling import due_of
+from consumers.limits import Limits
+from consumers.returning import hand_back
 from consumers.writing import write
 
 log = logging.getLogger("clockjack.consumer")
@@ -43,7 +47,9 @@ class Engine:
         self.database, self.queues, self.queue, self.name = database, queues, queue, name
         self.wake, self.bell = threading.Event(), threading.Event()
         self.pool = Pool(size, call, database.clock, self.wake)
+        self.pool.effects = Effects(database.url, size)
         self.direct = Direct(database, queues.reach, queue)
+        self.limits = Limits(queues, queue, database.clock)
         self.peers = 1
         self.stopping = False
         self.stuck = False
@@ -63,16 +69,19 @@ class Engine:
             return False
         ended, back = self._ended()
         popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=self.stopping, idle=not self.bell.is_set())
+        if self.limits.known and not self.stopping and len(popped) < BATCH:
+            popped = [*popped, *self.limits.next(self.pool.room(BATCH)[0] - len(popped))]
         try:
             worked = self._batch(popped, ended) if popped or ended else False
         finally:
+            self.limits.settle()
             handed_back = self._hand_back(back)
         return handed_back or worked
 
     def _batch(self, popped: Sequence[Popped], ended: Ended) -> bool:
         sent_s, token = boot_s(), os.urandom(16)
         judged_s = sent_s
-        outcomes = [outcome for _, outcome in ended]
+        outcomes = [outcome for _, outcome in ended if not outcome.written]
         try:
             started, finished = write(self.database, popped, outcomes, token, self.name)
             if started.execute and boot_s() - sent_s > SLOW_COMMIT_S:
@@ -105,6 +114,7 @@ class Engine:
     def tick(self) -> None:
         """What waited too long to begin is on its way back; the loop was seen alive."""
         self._stepped_s = time.monotonic()
+        self.limits.renew()
         self.pool.offer_again(0.05)
         waiting = self.pool.take_waiting(0.0 if self.stopping else BEGIN_WITHIN_S)
         if waiting:
@@ -112,29 +122,12 @@ class Engine:
             self.wake.set()
 
     def beat(self) -> None:
-        """The leases of all runs in hand were extended, reckoned from the sending; the clock was read.
-
-        MySQL only: a Redis that hangs must not cost a lease. What has not begun keeps its first lease of 6 s, so that
-        it is soon found if this process dies.
-        """
+        """The leases of all runs in hand were extended; the clock was read."""
         self.database.now()
         if time.monotonic() - self._stepped_s > STALLED_S:
             log.error("the loop stands still: its leases end", extra={"action": "stalled"})
             return
-        jobs = [job for job in list(self.pool.jobs.values()) if job.state in ("running", "over")]
-        for part in chunks(sorted(jobs, key=lambda j: (j.held.run_id, j.held.attempt))):
-            sent_s, held = boot_s(), [job.held for job in part]
-            try:
-                ours = self.database.transaction(lambda c, h=held: runs.heartbeat(c, h))  # type: ignore[misc]
-            except UnknownCommit:
-                continue
-            for job in part:
-                if (job.held.run_id, job.held.attempt) in ours:
-                    job.lease_s = sent_s + runs.LEASE_S
-                elif job.state == "running":
-                    telemetry.FENCED.labels("heartbeat").inc()
-                    log.warning("lease lost", extra={"action": "lease_lost", "run_id": job.held.run_id})
-                    self.pool.stop(job, "lost")
+        beating.beat(self.database, self.pool)
 
     @property
     def empty(self) -> bool:
@@ -145,7 +138,8 @@ class Engine:
         """The attempts that have an outcome, and those to hand back."""
         ended, self._retry = self._retry, []
         while self.pool.outcomes and len(ended) < BATCH:
-            ended.append(self.pool.outcomes.popleft())
+            one = self.pool.outcomes.popleft()
+            ended.append(_true(*one) if one[0].done else one)
         back = [one for one in ended if one[1].kind == "handed_back"]
         return [one for one in ended if one[1].kind != "handed_back"] if back else ended, back
 
@@ -193,6 +187,7 @@ class Engine:
     def _begin(self, started: Started, popped: Sequence[Popped], sent_s: float, judged_s: float) -> None:
         if started.now is not None and boot_s() - sent_s < SLOW_COMMIT_S:  # it is as old as the transaction
             self.database.clock.observe(started.now)
+        started.execute = self.limits.admit(started.execute, self.pool, sent_s)
         self.pool.add(started.execute, sent_s, judged_s)
         late_us, full_until_us = {run["id"]: run["late_us"] for run in started.execute}, self._full_until_us
         for p in popped:
@@ -223,6 +218,8 @@ class Engine:
             if later and outcome.key in later:
                 self._retry.append((job, outcome))
                 continue
+            if finished.succeeded and outcome.key in finished.succeeded:
+                outcome.kind, outcome.retry_in_s = "succeeded", None
             forget(job)
             self._done.append(job.id)
             self._duration.observe(job.spent_s)
@@ -237,6 +234,7 @@ class Engine:
                 self._log(job.row, name, outcome.error, outcome.retry_in_s)
             if not fenced and outcome.retry_in_s is None and aftermath.asks(job.row):
                 over.append((job.row, outcome.kind != "succeeded"))
+        self.limits.release([job.id for job, _ in ended if job.id not in self.pool.jobs])
         for name, number in counted.items():
             telemetry.OUTCOMES.labels(self.queue, name).inc(number)
         if counted:
@@ -263,30 +261,18 @@ class Engine:
 
     def _hand_back(self, ended: Ended) -> bool:
         """Runs that have not begun are READY again. What cannot be written now is tried again at the next step."""
-        later: Ended = []
-        for part in chunks(ended):
-            held: list[Held] = sorted((o.held for _, o in part), key=lambda h: h.run_id)
-            try:
-                locked = self.database.transaction(lambda c, h=held: runs.hand_back(c, h))  # type: ignore[misc]
-            except UnknownCommit:
-                locked = set()  # either they are back, or their first lease of 6 s ends
-            except Exception as error:
-                log.warning("not handed back yet: %s", type(error).__name__, extra={"action": "hand_back"})
-                later += part
-                continue
-            for job, outcome in part:
-                if outcome.key in locked:
-                    later.append((job, outcome))
-                    continue
-                self.pool.forget(job)
-                self._done.append(job.id)
-                telemetry.OUTCOMES.labels(self.queue, "handed_back").inc()
+        back, later = hand_back(self.database, ended)
         self._retry += later
-        if len(later) == len(ended):
-            return False
-        with contextlib.suppress(RedisError):
-            self.queues.nudge("look")
-        return True
+        for job, outcome in back:
+            self.pool.forget(job)
+            self._done.append(job.id)
+            telemetry.OUTCOMES.labels(self.queue, "limited" if outcome.waits else "handed_back").inc()
+        self.limits.release([job.id for job, _ in back])
+        self.limits.wait([job.row for job, outcome in back if outcome.waits])
+        if not all(outcome.waits for _, outcome in back):
+            with contextlib.suppress(RedisError):
+                self.queues.nudge("look")
+        return bool(back)
 
     def _mysql_away(self, error: Exception, popped: Sequence[Popped], ended: Ended) -> None:
         self._retry = ended + self._retry
@@ -298,3 +284,11 @@ class Engine:
                 self.queues.give_back(self.queue, self.name, popped, self.database.clock.now_us())
             except RedisError:
                 log.warning("popped jobs could not be given back; MySQL looks at them again")
+
+
+def _true(job: Job, outcome: Outcome) -> tuple[Job, Outcome]:
+    """What the handler may not know or may deny: its run has succeeded by its transaction."""
+    if outcome.kind != "succeeded":
+        error = (outcome.error or "").split(":")[0]
+        log.warning("a handler went wrong after its transaction", extra={"action": "after_success", "error": error})
+    return job, Outcome(job.held, "succeeded", written=True)

@@ -17,11 +17,13 @@ from typing import Any
 
 from clockjack.handlers import Run
 from clockjack.ledger.database import Clock, chunks
+from clockjack.ledger.effects import Effects
 from clockjack.ledger.finish import Outcome
 from clockjack.ledger.runs import FIRST_LEASE_S, Held
-from clockjack.ledger.wake import backoff_s
 from clockjack.queues import job_id
-from consumers.handling import as_json, described, due_of, raise_in, run_of
+from consumers.ending import Stopped, failed, of_error, of_value
+from consumers.handling import due_of, raise_in, run_of
+from consumers.holding import Hold
 from consumers.waiting import Loop
 
 log = logging.getLogger("clockjack.consumer")
@@ -36,10 +38,6 @@ HAND_S, LARGEST_HAND = 0.005, 50  # what one thread is handed at once: about so 
 def boot_s() -> float:
     """Seconds on the boot clock, which also runs while the machine sleeps (CLOCK_MONOTONIC where there is none)."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Stopped(BaseException):
-    """Raised inside a handler that ran into its timeout, lost its lease or was told to stop."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +57,10 @@ class Job:
     thread: int = 0
     child: Any = None  # what can be killed instead of the thread: a process, or a coroutine
     waits: bool = False  # its handler is a coroutine, and has left its thread
+    progress: str | None = None  # what its handler said and no heartbeat has written yet
+    cancelled: bool = False  # somebody has asked it to stop
+    commits: bool = False  # run.transaction() is at its last statement, or behind it
+    done: bool = False  # it has succeeded by run.transaction(): nothing is left to be written
     spent_s: float = 0.0
     late_s: float | None = None
     offered: bool = False
@@ -74,6 +76,7 @@ class Pool:
     def __init__(self, size: int, call: Callable[[Job, Run], Any], clock: Clock, wake: threading.Event) -> None:
         self.size, self._call, self._clock, self._wake = size, call, clock, wake
         self.isolated = False
+        self.effects: Effects | None = None
         self.outcomes: deque[tuple[Job, Outcome]] = deque()
         self.jobs: dict[str, Job] = {}
         self.ewma_s: float | None = None
@@ -148,7 +151,7 @@ class Pool:
             job.why, job.stopped_s = why, boot_s()
             if job.child is not None:
                 job.child.kill()
-            elif not self.isolated:
+            elif not self.isolated and not job.commits:
                 raise_in(job.thread, Stopped)
 
     def owns(self, job: Job, child: Any) -> bool:
@@ -160,13 +163,17 @@ class Pool:
                 child.kill()
             return job.why is None
 
+    def lost(self, job: Job) -> bool:
+        """Whether another attempt may have begun."""
+        return job.why == "lost" or boot_s() > job.lease_s
+
     def give_up(self, job: Job, error: str) -> None:
         """The attempt is over although its handler is not; what the handler still answers does not count."""
         with self._lock:
             if job.state != "running":
                 return
             job.state = "over"
-        self.outcomes.append((job, _failed(job, "timeout", error)))
+        self.outcomes.append((job, failed(job, "timeout", error)))
         self._wake.set()
 
     def watch(self) -> list[Job]:
@@ -190,6 +197,8 @@ class Pool:
             self._hands.put(())
         if self._loop is not None:
             self._loop.close()
+        if self.effects is not None:
+            self.effects.close()
 
     def _work(self) -> None:
         while hand := self._hands.get():
@@ -245,7 +254,7 @@ class Pool:
         self.ewma_s = spent_s if known_s is None else 0.9 * known_s + 0.1 * min(spent_s, 4 * known_s)
         if given_up:
             return
-        self.outcomes.append((job, outcome or _failed(job, job.why or "stopped", "the handler was stopped")))
+        self.outcomes.append((job, outcome or failed(job, job.why or "stopped", "the handler was stopped")))
         if not self._wake.is_set():
             self._wake.set()
 
@@ -254,13 +263,15 @@ class Pool:
         if row["failures"] == 0 and row["fresh"] and row["origin"] == "schedule":
             job.late_s = max(0.0, (self._clock.now_us() - due_of(row["due_at"])[0]) / 1e6)
         try:
-            value = self._call(job, run_of(row))
+            run = run_of(row)
+            run.hold = Hold(self, job)
+            value = self._call(job, run)
             if value is not None and inspect.isawaitable(value):
                 self._wait(job, value)
                 return None
-            return Outcome(job.held, "succeeded", result=as_json(value))
+            return of_value(job, value)
         except BaseException as error:
-            return _of_error(job, error)
+            return of_error(job, error, boot_s() - job.begun_s)
 
     def _wait(self, job: Job, awaitable: Awaitable[Any]) -> None:
         """The handler goes on in the loop, unless it was stopped by now; its slot stays taken."""
@@ -272,26 +283,10 @@ class Pool:
 
     def _waited(self, job: Job, task: asyncio.Task[Any]) -> None:
         try:
-            outcome = Outcome(job.held, "succeeded", result=as_json(task.result()))
+            outcome = of_value(job, task.result())
         except BaseException as error:
-            outcome = _of_error(job, error)
+            outcome = of_error(job, error, boot_s() - job.begun_s)
         with self._lock:
             given_up, job.state, job.child = job.state == "over", "over", None
         self._ended(job, outcome, given_up)
         self._slots.put(None)
-
-
-def _of_error(job: Job, error: BaseException) -> Outcome:
-    if job.why is not None or isinstance(error, Stopped):
-        return _failed(job, job.why or "stopped", f"stopped after {boot_s() - job.begun_s:.1f} s")
-    return _failed(job, "failed", described(error))
-
-
-def _failed(job: Job, why: str, error: str) -> Outcome:
-    row = job.row
-    failures = row["failures"] + 1
-    retry_in_s = None
-    if failures < row["max_failures"]:
-        retry_in_s = backoff_s(failures, row["backoff_s"], row["backoff_max_s"])
-    kind = "timeout" if why == "timeout" else "failed"
-    return Outcome(job.held, kind, error=error, retry_in_s=retry_in_s)

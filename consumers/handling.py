@@ -12,6 +12,10 @@ from clockjack.ledger.database import to_us
 RESULT_BYTES = 16_384
 
 
+class HandlerError(Exception):
+    """A built-in handler could not do its work; the message is for people."""
+
+
 class Failed(Exception):
     """A handler failed elsewhere; the text says its error's type, too."""
 

@@ -20,10 +20,14 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+from clockjack.endings import Ending
 from clockjack.handlers import Run, load
+from clockjack.ledger.runs import Held
 from clockjack.settings import Settings
 from consumers import builtin
+from consumers.ending import heard, told
 from consumers.handling import Failed, as_json, described
+from consumers.inside import Inside
 from consumers.leaks import open_files, peak_bytes
 from consumers.waiting import wait_for
 
@@ -31,6 +35,8 @@ READY = 8
 RUNS = 1_000  # then the child is replaced: what its handlers leak has an end
 GROWTH_MB, GROWTH_FILES = 256, 100  # or when its peak, or its open files, have grown by so much
 FRAME_BYTES, ERROR_CHARS = 65_536, 4_000
+CANCEL = "cancel"
+UNREADABLE = "the handler's process gave an answer that cannot be read"
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -50,26 +56,53 @@ class Child:
         self._poll = select.poll()
         for end in (self._pipe.fileno(), self._process.sentinel):
             self._poll.register(end, select.POLLIN)
+        self._sending = threading.Lock()
         self.runs = 0
 
-    def begin(self, run: Run, now_us: int) -> None:
+    def begin(self, run: Run, now_us: int, held: Held | None) -> None:
         """The child has the run; OSError when it had ended before."""
-        self._pipe.send((run, now_us))
+        with self._sending:
+            self._pipe.send((run, now_us, held))
         self.runs += 1
 
-    def answer(self) -> tuple[bool, bool, Any]:
-        """Whether it went well, whether the child wants to be replaced, and the result or error."""
+    def ask(self, held: Held) -> None:
+        """The handler hears, if it asks, that it is to stop; no other run's handler does."""
+        with contextlib.suppress(OSError), self._sending:
+            self._pipe.send((CANCEL, held.run_id, held.attempt))
+
+    def answer(self, hold: Any) -> tuple[bool, bool, Any]:
+        """Whether it went well, whether the child wants to be replaced, and the result, ending or error.
+
+        `hold` hears what it says before.
+        """
+        while len(frame := self._frame()) == 2 and hold is not None:
+            try:
+                hold.heard(*frame)
+            except (ValueError, TypeError):
+                raise ChildDied(UNREADABLE) from None
+        try:
+            how, last, value = frame
+            if isinstance(how, str):
+                value = heard(how, value)
+                how = True
+        except (ValueError, TypeError, KeyError):
+            raise ChildDied(UNREADABLE) from None
+        return how is True, last is not False, value
+
+    def _frame(self) -> list[Any]:
         ready = [end for end, _ in self._poll.poll()]  # its end counts too: what it forked may hold the pipe open
         try:
             if self._pipe.fileno() not in ready:
                 raise EOFError
-            succeeded, last, value = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
+            frame = json.loads(self._pipe.recv_bytes(FRAME_BYTES))
         except (EOFError, ConnectionError):
             self._process.join(1)
             raise ChildDied(f"the handler's process ended with code {self._process.exitcode} and no answer") from None
-        except (OSError, ValueError, TypeError, RecursionError):
-            raise ChildDied("the handler's process gave an answer that cannot be read") from None
-        return succeeded is True, last is not False, value
+        except (OSError, ValueError, RecursionError):
+            frame = None
+        if not isinstance(frame, list):
+            raise ChildDied(UNREADABLE)
+        return frame
 
     def kill(self) -> None:
         """The process and what it started get SIGKILL."""
@@ -101,13 +134,14 @@ class Children:
         self._idle = [Child(settings) for _ in range(min(READY, most))]
 
     def call(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Any:
-        """The handler's result; raises what describes its failure.
+        """The handler's result or ending; raises what describes its failure.
 
         `owns(child)` is told the child before it begins, and None when it is done; it answers whether it may go on.
         """
-        child, again = self._begun(run, now_us, owns), False
+        hold, run.hold = run.hold, None
+        child, again = self._begun(run, now_us, getattr(hold, "job", None), owns), False
         try:
-            succeeded, last, value = child.answer()
+            succeeded, last, value = child.answer(hold)
             again = not last and child.runs < self._runs
         finally:
             # disowned first: a kill that is meant for this run must not meet the next one
@@ -119,7 +153,7 @@ class Children:
             raise Failed(str(value))
         return value
 
-    def _begun(self, run: Run, now_us: int, owns: Callable[[Child | None], bool]) -> Child:
+    def _begun(self, run: Run, now_us: int, job: Any, owns: Callable[[Child | None], bool]) -> Child:
         """A child that has the run. One that had died idle is passed over: that is not this run's fault."""
         while True:
             fresh = False
@@ -129,7 +163,9 @@ class Children:
                 fresh, child = True, Child(self._settings)
             wanted = owns(child)
             try:
-                child.begin(run, now_us)
+                child.begin(run, now_us, None if job is None else job.held)
+                if job is not None and job.cancelled:
+                    child.ask(job.held)
                 return child
             except OSError:
                 owns(None)
@@ -160,14 +196,25 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     builtin.install(settings, lambda: now_us)
     with contextlib.suppress(EOFError, OSError):  # the consumer is gone
         while True:
-            run, now_us = pipe.recv()
+            while (message := pipe.recv())[0] == CANCEL:
+                continue  # it came after the end
+            run, now_us, held = message
+            run.hold = inside = Inside(pipe, held, settings.database_url)
+            how: bool | str = True
             try:
-                succeeded, text = True, as_json(invoke(load(settings.handlers)[run.handler], run)) or "null"
+                value = invoke(load(settings.handlers)[run.handler], run)
+                if isinstance(value, Ending):
+                    raise value
+                text = as_json(value) or "null"
+            except Ending as ending:
+                how, said = told(ending)
+                text = json.dumps(said)
             except BaseException as error:
-                succeeded, text = False, json.dumps(described(error)[:ERROR_CHARS])
+                how, text = False, json.dumps(described(error)[:ERROR_CHARS])
+            inside.close()
             # a thread that is left behind could do its harm in the next run
             last = threading.active_count() > 1 or peak_bytes() > most or open_files() > files
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
-            pipe.send_bytes(f"[{json.dumps(succeeded)},{json.dumps(last)},{text}]".encode())
+            pipe.send_bytes(f"[{json.dumps(how)},{json.dumps(last)},{text}]".encode())

@@ -32,6 +32,8 @@ def write(
         started = runs.mine(connection, popped, token) if popped else Started()
         return started, finish(connection, outcomes) if outcomes else Finished()
 
+    if not popped and not outcomes:
+        return Started(), Finished()
     try:
         return _settled(database, body, settle)
     except Exception as error:
@@ -47,6 +49,7 @@ def write(
             alone = Finished(later={outcome.key})
         finished.refused |= alone.refused
         finished.later |= alone.later
+        finished.succeeded |= alone.succeeded
     return started, finished
 
 

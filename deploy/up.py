@@ -4,6 +4,7 @@
 """
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -69,6 +70,14 @@ def first_api_key(home: Path, env: Mapping[str, str]) -> str:
     return str(api_key)
 
 
+def first_secret_key(home: Path) -> str:
+    """The key that seals the secrets of this directory's database, made the first time and kept in the directory."""
+    kept = home / "secret_keys.json"
+    if not kept.exists():
+        write_private(kept, {"secret_keys": base64.b64encode(secrets.token_bytes(32)).decode()})
+    return str(json.loads(kept.read_text())["secret_keys"])
+
+
 def write_private(path: Path, content: Mapping[str, Any]) -> None:
     """The file holds `content` as JSON, whole at every moment, readable by its owner only."""
     draft = path.with_suffix(".draft")
@@ -93,6 +102,7 @@ def up(home: Path, scale: Mapping[str, int], stopped: Callable[[], bool]) -> Non
     with servers_of(home) as (database_url, redis_url):
         password = secrets.token_urlsafe(12)
         env = environment(database_url, redis_url, CLOCKJACK_DASHBOARD_PASSWORD=password)
+        secret_keys = env.setdefault("CLOCKJACK_SECRET_KEYS", first_secret_key(home))
         clockjack(env, "migrate")
         own_env = {} if os.environ.get("CLOCKJACK_DATABASE_URL") else grants.own_env(grants.users(database_url))
         api_key = first_api_key(home, env)
@@ -104,11 +114,16 @@ def up(home: Path, scale: Mapping[str, int], stopped: Callable[[], bool]) -> Non
                 "api_key": api_key,
                 "database_url": database_url,
                 "redis_url": redis_url,
+                "secret_keys": secret_keys,
                 "dashboard": f"http://clockjack:{password}@127.0.0.1:{ports['dashboard.1']}/",
             }
             if scale.get("producer") and not answers(ports["producer.1"], READY_TIMEOUT_S):
                 print(f"up: the producer does not answer yet; see {home / 'log/producer.1.log'}", file=sys.stderr)
-            print(*(f"{name:13} {value}" for name, value in state.items()), f"logs in {home / 'log'}", sep="\n")
+            print(
+                *(f"{name:13} {value}" for name, value in state.items() if name != "secret_keys"),
+                f"logs in {home / 'log'}",
+                sep="\n",
+            )
             print("Ctrl-C or `make down` stops everything.", flush=True)
             written = None
             while not stopped():

@@ -3,6 +3,7 @@
 * claim: due tasks become runs, which are staged in Redis until they are due.
 * release: staged runs that are due are moved to their queues.
 * look again: live runs whose wake_at has come are pushed again, or lost.
+* expect: who was not heard of for too long is told of.
 * measure and maintain: the gauges say how it stands; partitions are made ahead, and old history goes.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clockjack import telemetry
-from clockjack.ledger import claim, direct, partitions, reports, wake
+from clockjack.ledger import claim, direct, expectations, partitions, reports, wake
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
@@ -26,6 +27,7 @@ RELEASE_S = 0.5  # what others stage sooner than this they release themselves, w
 GATHER_S = 0.005  # due times that lie closer together are released together: what few runs cost, many cost, too
 EAR_S = 2.0
 LOOK_S = 1.0
+EXPECT_S = 5.0
 MAINTAIN_S, MAINTAIN_SOON_S = 600.0, 1.0
 SHOWN_QUEUES = 100
 ERROR_PAUSE_S = 0.5
@@ -86,6 +88,14 @@ class Dispatcher:
             self._names.update(run.queue for run in ready)
             self._staged.set()
         return more
+
+    def expect_step(self) -> None:
+        """Expectations that have fallen silent, or are heard of again, have their alert."""
+        for row, state in self.database.transaction(expectations.look):
+            telemetry.EXPECTATIONS.labels(state).inc()
+            level = logging.ERROR if state == "silent" else logging.INFO
+            fields = {"action": "expectation", "namespace": row["namespace"], "expectation": row["name"]}
+            log.log(level, "an expectation is %s", state, extra=fields | {"state": state})
 
     def measure_step(self) -> None:
         """The gauges say how it stands; queues that hold nothing and that nobody serves are forgotten."""
@@ -153,7 +163,7 @@ class Dispatcher:
     def run(self) -> None:
         """Work until `stop` is true: a signal handler sets it, and may not touch an Event that this thread waits on."""
         loops: list[Callable[[], None]] = [self._claim_loop, self._ear_loop, self._release_loop, self._look_loop]
-        loops += [self._measure_loop, self._maintain_loop, self._probe_loop]
+        loops += [self._expect_loop, self._measure_loop, self._maintain_loop, self._probe_loop]
         threads = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -202,6 +212,11 @@ class Dispatcher:
             if not self._guarded("look_again", self.look_step):
                 self._look.wait(LOOK_S)
                 self._look.clear()
+
+    def _expect_loop(self) -> None:
+        while not self.stopping.is_set():
+            self._guarded("expect", self.expect_step)
+            self.stopping.wait(EXPECT_S)
 
     def _measure_loop(self) -> None:
         while not self.stopping.is_set():

@@ -9,12 +9,26 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
-from clockjack import zones
+from clockjack import endpoints as receivers
+from clockjack import webhooks, zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
 from clockjack.settings import Settings
-from producer import control, explain, groups, load, problems, simulate, tasks
+from producer import (
+    batches,
+    control,
+    endpoints,
+    expectations,
+    explain,
+    groups,
+    load,
+    openapi,
+    problems,
+    runs,
+    simulate,
+    tasks,
+)
 from producer.notices import Notices
 from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
@@ -26,6 +40,7 @@ DEGRADED = "cannot be reached or used: registration works, runs start when it is
 
 def create_app(settings: Settings) -> FastAPI:
     """The application on the servers of `settings`; nothing is connected before it starts."""
+    webhooks.configure(settings)
     database = Database(settings.database_url, size=THREADS + 2)  # the watch and /readyz never wait for the others
     queues = Queues(settings.redis_url)
     notices = Notices(queues)
@@ -47,14 +62,20 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.database, app.state.queues = database, queues
     app.state.notices, app.state.watch = notices, watch
+    app.state.seal = receivers.seal_of(settings)
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
+    app.include_router(batches.router)
     app.include_router(tasks.router)
+    app.include_router(runs.router)
     app.include_router(load.router)
     app.include_router(groups.router)
     app.include_router(explain.router)
     app.include_router(simulate.router)
     app.include_router(control.router)
+    app.include_router(endpoints.router)
+    app.include_router(expectations.router)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),

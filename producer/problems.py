@@ -31,12 +31,13 @@ CODES = {
     "invalid-idempotency-key": (400, "The Idempotency-Key cannot be used", "Send 1 to 255 printable ASCII characters."),
     "invalid-parameter": (400, "A query parameter cannot be used", "Correct the parameters listed under `errors`."),
     "unauthorized": (401, "A valid API key is needed", "Send `Authorization: Bearer cj_…`; `clockjack keys create`."),
+    "forbidden": (403, "This API key may only read", "Use a key with the scope write."),
     "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
     "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
     "too-slow": (408, "The request took too long to arrive", "The body has to come within 20 seconds."),
     "state-conflict": (409, "The task's state does not allow this", "Read the task and decide anew."),
     "precondition-failed": (412, "The task is of another version", "Read the task, decide anew, send its new ETag."),
-    "too-large": (413, "The request is too large", "A body has at most 128 KiB, a payload at most 64 KiB."),
+    "too-large": (413, "The request is too large", "A body has at most 128 KiB (in bulk 4 MiB), a payload 64 KiB."),
     "invalid-fields": (422, "Some fields cannot be used", "Correct the fields listed under `errors`."),
     "idempotency-key-reused": (422, "This Idempotency-Key was used for another request", "Use a new key a request."),
     "internal-error": (500, "Something went wrong here", "Nothing was registered. The server's log has the reason."),
@@ -59,24 +60,33 @@ class Problem(Exception):
         self.kind, self.detail, self.errors, self.headers = kind, detail, errors, headers or {}
 
 
-def answer(problem: Problem) -> Response:
-    """The problem as a response."""
+def document(problem: Problem) -> dict[str, Any]:
+    """The problem as RFC 9457 has it."""
     status, title, advice = CODES[problem.kind]
-    headers = dict(problem.headers)
-    if status == 503:
-        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
-    if status == 401:
-        headers.setdefault("WWW-Authenticate", 'Bearer realm="clockjack"')
-    document: dict[str, Any] = {
+    found: dict[str, Any] = {
         "type": f"/problems/{problem.kind}",
         "title": title,
         "status": status,
         "code": problem.kind,
         "detail": problem.detail or advice,
     }
-    if problem.errors:
-        document["errors"] = problem.errors
-    return Response(compact(document).encode("utf-8", "replace"), status, headers, MEDIA_TYPE)
+    return found | {"errors": problem.errors} if problem.errors else found
+
+
+def answer(problem: Problem) -> Response:
+    """The problem as a response."""
+    status, headers = CODES[problem.kind][0], dict(problem.headers)
+    if status == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    if status == 401:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="clockjack"')
+    return Response(compact(document(problem)).encode("utf-8", "replace"), status, headers, MEDIA_TYPE)
+
+
+def refused(error: Refused) -> Problem:
+    """The problem that names these fields."""
+    found = [{"pointer": pointer(field), "detail": message} for field, message in error.errors]
+    return Problem("invalid-fields", str(error), errors=found)
 
 
 def as_problem(error: Exception) -> Problem | None:
@@ -85,8 +95,7 @@ def as_problem(error: Exception) -> Problem | None:
         case Problem():
             return error
         case Refused():
-            found = [{"pointer": _pointer(field), "detail": message} for field, message in error.errors]
-            return Problem("invalid-fields", str(error), errors=found)
+            return refused(error)
         case ScheduleError():
             return as_problem(Refused([(error.field, str(error))]))
         case KeyReused():
@@ -163,7 +172,7 @@ class _LastResort:
                 await answer(problem or Problem("internal-error"))(scope, receive, send)
 
 
-def _pointer(field: str) -> str:
+def pointer(field: str) -> str:
     """RFC 6901, as a URI fragment."""
     return "#/" + field.replace("~", "~0").replace("/", "~1") if field else "#"
 

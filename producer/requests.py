@@ -17,7 +17,10 @@ from clockjack.ledger.database import Database
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
+MAX_LARGE_BYTES = 4_194_304  # of many registrations at once: escaped it still fits a packet of 16 MiB
 BODY_WITHIN_S = 20.0
+MAY_WRITE, READING = ("write",), ("GET", "HEAD")
+READS = ("/v1/schedules/preview", "/v1/schedules/simulate")  # a POST for its body's sake: it changes nothing
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
 
@@ -27,6 +30,7 @@ class Caller:
 
     namespace: str
     actor: str
+    scope: str = "write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,18 @@ class Doorkeeper:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[bytes, tuple[str, float]] = {}
+        self._known: dict[bytes, tuple[Caller, float]] = {}
         self._lock = threading.Lock()
 
     async def caller(self, key: str) -> Caller | None:
         """Who holds this key; None when nobody does."""
         actor = f"key:{keys.prefix_of(key)}"
         digest = keys.digest(key)
-        namespace, until = self._known.get(digest, ("", 0.0))
+        known, until = self._known.get(digest, (None, 0.0))
         if time.monotonic() < until:
-            return Caller(namespace, actor)
-        found = await run_in_threadpool(acceptance.read, self._database, lambda c: keys.verify(c, key))
+            return known
+        opened = await run_in_threadpool(acceptance.read, self._database, lambda c: keys.verify(c, key))
+        found = None if opened is None else Caller(opened.namespace, actor, opened.scope)
         with self._lock:
             if len(self._known) > 1000:
                 self._known.clear()
@@ -65,7 +70,7 @@ class Doorkeeper:
                 self._known.pop(digest, None)
             else:
                 self._known[digest] = (found, time.monotonic() + KEY_TRUSTED_S)
-        return None if found is None else Caller(found, actor)
+        return found
 
 
 async def caller(request: Request) -> Caller:
@@ -80,20 +85,31 @@ async def caller(request: Request) -> Caller:
     found = await request.app.state.doorkeeper.caller(key)
     if found is None:
         raise Problem("unauthorized", "This API key does not exist or is revoked.")
+    if found.scope not in MAY_WRITE and request.method not in READING and request.url.path not in READS:
+        raise Problem("forbidden")
     return found  # type: ignore[no-any-return]
 
 
 async def body(request: Request) -> Body:
     """The body: at most 128 KiB, also when it comes without a length, and within 20 s."""
+    return await _body(request, MAX_BODY_BYTES)
+
+
+async def large(request: Request) -> Body:
+    """The body: at most 4 MiB."""
+    return await _body(request, MAX_LARGE_BYTES)
+
+
+async def _body(request: Request, most: int) -> Body:
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+    if not length.isdecimal() or int(length[:20]) > most:
         raise Problem("too-large", headers={"Connection": "close"})
     parts, size = [], 0
     try:
         with anyio.fail_after(BODY_WITHIN_S):
             async for part in request.stream():
                 size += len(part)
-                if size > MAX_BODY_BYTES:
+                if size > most:
                     raise Problem("too-large", headers={"Connection": "close"})
                 parts.append(part)
     except TimeoutError:
@@ -143,3 +159,4 @@ def _presented(request: Request) -> str | None:
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
 Sent = Annotated[Body, Depends(body)]
+Large = Annotated[Body, Depends(large)]

@@ -94,7 +94,7 @@ def list_tasks(request: Request, asking: Asking, wanted: Annotated[TaskFilter, Q
 
     items = _read(request, body)
     after = items[-1]["id"] if len(items) == wanted.limit else None
-    return _page(request, [documents.task(row) for row in items], after)
+    return page(request, [documents.task(row) for row in items], after)
 
 
 @router.get("/tasks/{task_id}")
@@ -116,7 +116,7 @@ def list_runs(request: Request, asking: Asking, task_id: Id, wanted: Annotated[P
 
     items = found(_read(request, body))
     after = to_us(items[-1]["due_at"]) if len(items) == wanted.limit else None
-    return _page(request, [documents.run(row) for row in items], after)
+    return page(request, [documents.run(row) for row in items], after)
 
 
 @router.get("/runs/{run_id}")
@@ -135,7 +135,8 @@ def _read(request: Request, body: Any) -> Any:
     return acceptance.read(request.app.state.database, body)
 
 
-def _page(request: Request, items: list[Any], after: int | None) -> Response:
+def page(request: Request, items: list[Any], after: int | None) -> Response:
+    """A page of a list, and where it goes on."""
     cursor = None if after is None else cursors.write(after)
     answer = json({"items": items, "next_cursor": cursor})
     if cursor:

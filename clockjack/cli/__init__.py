@@ -10,7 +10,22 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from clockjack.cli import control, explain, groups, load, operations, preview, register, retime, show, simulate, tasks
+from clockjack.cli import (
+    control,
+    crontab,
+    endpoints,
+    expect,
+    explain,
+    groups,
+    load,
+    operations,
+    preview,
+    register,
+    retime,
+    show,
+    simulate,
+    tasks,
+)
 from clockjack.cli.session import Failed
 from clockjack.ledger.database import Unavailable, UnknownCommit, code
 from clockjack.ledger.server import Unfit
@@ -50,12 +65,42 @@ GROUP: dict[str, Callable[..., None]] = {
     "move": groups.move,
     "cancel": groups.cancel,
 }
+IMPORT: dict[str, Callable[..., None]] = {"crontab": crontab.import_crontab}
+ENDPOINTS: dict[str, Callable[..., None]] = {
+    "create": endpoints.create,
+    "list": endpoints.list_,
+    "rotate": endpoints.rotate,
+    "enable": endpoints.enable,
+    "disable": endpoints.disable,
+    "delete": endpoints.delete,
+    "reseal": endpoints.reseal,
+}
+EXPECT: dict[str, Callable[..., None]] = {
+    "create": expect.create,
+    "list": expect.list_,
+    "ping": expect.ping,
+    "delete": expect.delete,
+}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
+importing = typer.Typer(help="Tasks from files, kept in step with them.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+app.add_typer(importing, name="import")
 app.add_typer(group, name="group")
-for typed, commands in ((app, COMMANDS), (keys, KEYS), (group, GROUP)):
+receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=True)
+app.add_typer(receivers, name="endpoints")
+expected = typer.Typer(help="Who is told when something was not heard of for too long.", no_args_is_help=True)
+app.add_typer(expected, name="expect")
+TYPERS = (
+    (app, COMMANDS),
+    (keys, KEYS),
+    (group, GROUP),
+    (importing, IMPORT),
+    (receivers, ENDPOINTS),
+    (expected, EXPECT),
+)
+for typed, commands in TYPERS:
     for name, command in commands.items():
         typed.command(name)(command)
 

@@ -38,6 +38,9 @@ def put(
     ] = None,
     overlap: Annotated[str, typer.Option(help="allow, skip, queue_one or replace")] = "allow",
     pause_after_failures: Annotated[int | None, typer.Option(help="so many in a row")] = None,
+    limit_key: Annotated[str | None, typer.Option(help="runs with this key share the two limits below")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="so many of them at once")] = None,
+    per_second: Annotated[float | None, typer.Option(help="so many of them begin in a second")] = None,
     timeout: Annotated[int, typer.Option(metavar="SECONDS", help="timeout_s")] = 60,
     max_failures: int = 5,
     backoff: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_s")] = 2,
@@ -57,6 +60,7 @@ def put(
         "max_misfires": max_misfires, "max_lateness_s": max_lateness, "overlap": overlap,
         "pause_after_failures": pause_after_failures, "timeout_s": timeout, "max_failures": max_failures,
         "backoff_s": backoff, "backoff_max_s": backoff_max,
+        "limit_key": limit_key, "max_concurrent": max_concurrent, "per_second": per_second,
     }  # fmt: skip
     with session.ledger() as database:
         done = grouping.register(database, namespace, key, given, actor=session.ACTOR, warnings=session.warnings)

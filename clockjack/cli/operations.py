@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -14,15 +15,22 @@ from clockjack.ledger import migrate as migrations
 from clockjack.settings import from_environment
 
 
-def keys_create(name: str, namespace: Namespace = "default", json: Json = False) -> None:
+def keys_create(
+    name: str,
+    namespace: Namespace = "default",
+    scope: Annotated[str, typer.Option(help="read or write")] = "write",
+    json: Json = False,
+) -> None:
     """A new key; it is shown this once and kept nowhere."""
     for field, text, most in (("name", name, 100), ("namespace", namespace, 64)):
         if not (0 < len(text) <= most and text.isprintable() and text == text.strip()):
             raise Failed(f"{field}: expected 1 to {most} printable characters", 2)
+    if scope not in keys.SCOPES:
+        raise Failed(f"scope: expected {' or '.join(keys.SCOPES)}", 2)
     with session.ledger() as database:
-        made = database.transaction(lambda c: keys.create(c, namespace, name))
+        made = database.transaction(lambda c: keys.create(c, namespace, name, scope))
     if json:
-        show.as_json({"api_key": made, "namespace": namespace, "name": name})
+        show.as_json({"api_key": made, "namespace": namespace, "name": name, "scope": scope})
     else:
         print(made)
 
@@ -31,7 +39,7 @@ def keys_list(json: Json = False) -> None:
     """All keys, without their secrets."""
     with session.ledger() as database:
         found = [documents.plain(row) for row in acceptance.read(database, keys.list_keys)]
-    session.write(found, ("key_prefix", "namespace", "name", "created_at", "revoked_at"), json)
+    session.write(found, ("key_prefix", "namespace", "name", "scope", "created_at", "revoked_at"), json)
 
 
 def keys_revoke(prefix: str) -> None:

@@ -42,6 +42,9 @@ def add(
     ] = None,
     overlap: Annotated[str, typer.Option(help="allow, skip, queue_one or replace")] = "allow",
     pause_after_failures: Annotated[int | None, typer.Option(help="so many in a row")] = None,
+    limit_key: Annotated[str | None, typer.Option(help="runs with this key share the two limits below")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="so many of them at once")] = None,
+    per_second: Annotated[float | None, typer.Option(help="so many of them begin in a second")] = None,
     timeout: Annotated[int, typer.Option(metavar="SECONDS", help="timeout_s")] = 60,
     max_failures: int = 5,
     backoff: Annotated[int, typer.Option(metavar="SECONDS", help="backoff_s")] = 2,
@@ -64,6 +67,7 @@ def add(
         "rrule": rrule, "run_at_local": at_local, "exclude": exclude, "jitter_s": jitter, "dst_gap": dst_gap,
         "dst_fold": dst_fold, "tags": tag or [], "misfire": misfire, "max_misfires": max_misfires,
         "max_lateness_s": max_lateness, "overlap": overlap, "pause_after_failures": pause_after_failures,
+        "limit_key": limit_key, "max_concurrent": max_concurrent, "per_second": per_second,
     }  # fmt: skip
     with session.ledger() as database:
         now = database.now()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clockjack import webhooks
 from clockjack.cli import show
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues, RedisError
@@ -36,7 +37,9 @@ class Failed(Exception):
 @contextmanager
 def ledger() -> Iterator[Database]:
     """The database of this command, closed at its end."""
-    database = Database(from_environment().database_url, size=2)
+    settings = from_environment()
+    webhooks.configure(settings)
+    database = Database(settings.database_url, size=2)
     try:
         yield database
     finally:

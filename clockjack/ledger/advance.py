@@ -86,8 +86,11 @@ def payload_faults(connection: Connection, found: Sequence[Mapping[str, Any]]) -
     if not new:
         return {}
     among = ",".join(str(int(i)) for i in sorted(new))
-    sql = f"SELECT id, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) FROM tasks WHERE id IN ({among})"
-    judged = {task_id: payload_fault(payload) for task_id, payload in connection.exec_driver_sql(sql)}
+    sql = (
+        f"SELECT id, handler, IF(OCTET_LENGTH(payload) <= {PAYLOAD_BYTES}, payload, NULL) FROM tasks"
+        f" WHERE id IN ({among})"
+    )
+    judged = {task_id: payload_fault(payload, handler) for task_id, handler, payload in connection.exec_driver_sql(sql)}
     return {task_id: fault[:1000] for task_id, fault in judged.items() if fault}
 
 

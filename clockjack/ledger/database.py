@@ -125,6 +125,7 @@ class Database:
     def __init__(self, url: str, *, size: int = 4, locks: bool = True, lock_wait_s: int = 2) -> None:
         idle_s = 3 if locks else 600
         self.clock = Clock()
+        self.url = url
         self._engine = sa.create_engine(
             url,
             hide_parameters=True,  # an error's text must not carry a payload into a log

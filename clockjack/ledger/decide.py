@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from clockjack import webhooks
 from clockjack.documents import strict_json
 from clockjack.ledger.tasks import schedule_of
 from clockjack.schedules import Schedule, ScheduleError, first, is_occurrence, next_after, validate
@@ -55,15 +56,16 @@ class Step:
         return self.counted or self.ready
 
 
-def payload_fault(text: str | None) -> str | None:
+def payload_fault(text: str | None, handler: str = "") -> str | None:
     """What is wrong with a payload that came by plain SQL (None: it is longer than it may be); None when it is fine."""
     if text is None:
         return f"payload: it has more than {PAYLOAD_BYTES} bytes"
     try:
-        strict_json(text)
+        payload = strict_json(text)
     except Exception as error:
         return f"payload: {error}"
-    return None
+    fault = webhooks.fault(payload) if handler == webhooks.HANDLER else None
+    return fault and f"payload: {fault}"
 
 
 def decide(task: Mapping[str, Any], now: datetime) -> Step:

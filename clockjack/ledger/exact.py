@@ -14,6 +14,13 @@ from sqlalchemy.engine import Connection
 from clockjack.ledger.database import rows
 
 Key = tuple[int, datetime]
+# of a locked run: READY, to be looked at at {wake}; but CANCELLED where somebody has asked it to stop
+READY_AGAIN = (
+    "state = IF(cancel_asked_at IS NULL, 'ready', 'cancelled'), wake_at = IF(cancel_asked_at IS NULL, {wake}, NULL),"
+    " live_task_id = IF(cancel_asked_at IS NULL, live_task_id, NULL),"
+    " reason = IF(cancel_asked_at IS NULL, reason, 'run_cancelled'),"
+    " finished_at = IF(cancel_asked_at IS NULL, finished_at, UTC_TIMESTAMP(6))"
+)
 
 
 def moment(when: datetime | None) -> str:

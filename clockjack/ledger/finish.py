@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
-from clockjack.ledger.exact import update_locked
+from clockjack.ledger.exact import READY_AGAIN, update_locked
 from clockjack.ledger.runs import Held, lock, still
 
 ERROR_CHARS = 4_000
@@ -22,26 +22,38 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended. `kind`: succeeded | failed | timeout. `retry_in_s`: None = no more attempts."""
+    """How an attempt ended. `kind`: succeeded | failed | timeout | snoozed | discarded | cancelled.
+
+    `retry_in_s`: the run is READY again then; None: it is over.
+    """
 
     held: Held
     kind: str
     result: str | None = None
     error: str | None = None
     retry_in_s: float | None = None
+    written: bool = False  # by the handler's own transaction
 
     @property
     def key(self) -> Key:
         """(run_id, attempt)."""
         return self.held.run_id, self.held.attempt
 
+    @property
+    def waits(self) -> bool:
+        """It has not begun, because its limit is full."""
+        return self.kind == "handed_back" and self.retry_in_s is not None
+
 
 @dataclass(slots=True)
 class Finished:
-    """Of the outcomes given: those refused by the fence, and those whose row is locked, to be given again."""
+    """Of the outcomes given: those refused by the fence, those whose row is locked, to be given again, and those whose
+    run has succeeded before, whatever the outcome says.
+    """
 
     refused: set[Key] = field(default_factory=set)
     later: set[Key] = field(default_factory=set)
+    succeeded: set[Key] = field(default_factory=set)
 
 
 SUCCEEDED = (
@@ -62,29 +74,38 @@ def finish(connection: Connection, outcomes: Sequence[Outcome]) -> Finished:
         ours = [outcome for outcome in outcomes if outcome.key in keys]
         rest = [h for h in held if (h.run_id, h.attempt) not in keys]
         done.later = still(connection, rest, "running")
-        there = still(connection, rest, "succeeded") | _recorded(connection, rest)
+        done.succeeded = still(connection, rest, "succeeded")
+        there = done.succeeded | _recorded(connection, rest)
         done.refused = {(h.run_id, h.attempt) for h in rest} - done.later - there
     plain = [outcome.held for outcome in ours if outcome.kind == "succeeded" and outcome.result is None]
     if plain:
         update_locked(connection, [(h.run_id, h.due_at) for h in plain], SUCCEEDED)
     for outcome in ours:
         if outcome.kind != "succeeded":
-            _fail(connection, outcome)
+            _end(connection, outcome)
         elif outcome.result is not None:
             key = (outcome.held.run_id, outcome.held.due_at)
             update_locked(connection, [key], f"{SUCCEEDED}, result = %s", outcome.result)
     return done
 
 
-def _fail(connection: Connection, outcome: Outcome) -> None:
+FAILURES = ("failed", "timeout")  # what counts against the budget
+OVER = {"discarded": "cancelled", "cancelled": "cancelled"}  # the run's state, where it is not FAILED
+
+
+def _end(connection: Connection, outcome: Outcome) -> None:
     held, error = outcome.held, outcome.error and _storable(outcome.error)
-    sets = "failures = failures + 1, error = %s"
-    values: list[Any] = [error]
+    sets, values = "", list[Any]()
+    if outcome.kind != "snoozed":
+        sets, values = "error = %s, ", [error]
+    if outcome.kind in FAILURES:
+        sets += "failures = failures + 1, "
     if outcome.retry_in_s is None:
-        sets += ", state = 'failed', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6), reason = %s"
-        values.append(outcome.kind)
+        sets += "state = IF(cancel_asked_at IS NULL, %s, 'cancelled'), wake_at = NULL, live_task_id = NULL,"
+        sets += " reason = IF(cancel_asked_at IS NULL, %s, 'run_cancelled'), finished_at = UTC_TIMESTAMP(6)"
+        values += [OVER.get(outcome.kind, "failed"), outcome.kind]
     else:
-        sets += ", state = 'ready', wake_at = UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+        sets += READY_AGAIN.format(wake="UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND")
         values.append(int(outcome.retry_in_s * 1e6))
     update_locked(connection, [(held.run_id, held.due_at)], sets, *values)
     connection.execute(

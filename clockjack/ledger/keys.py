@@ -6,20 +6,33 @@ A key is `cj_<prefix>_<secret>`: 256 random bits, so its SHA-256 is all that is 
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
 
+SCOPES = ("read", "write")
 
-def create(connection: Connection, namespace: str, name: str) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a key opens: a namespace, to `read` it only or to `write` in it, too."""
+
+    namespace: str
+    scope: str
+
+
+def create(connection: Connection, namespace: str, name: str, scope: str = "write") -> str:
     """A new key of this namespace exists; returns it, the only time that it can be seen."""
     prefix = secrets.token_hex(5)
     key = f"cj_{prefix}_{secrets.token_urlsafe(32)}"
     inserted(
         connection,
-        "INSERT INTO api_keys (namespace, name, key_prefix, key_hash) VALUES (:namespace, :name, :prefix, :hash)",
+        "INSERT INTO api_keys (namespace, name, scope, key_prefix, key_hash)"
+        " VALUES (:namespace, :name, :scope, :prefix, :hash)",
+        scope=scope,
         namespace=namespace,
         name=name,
         prefix=prefix,
@@ -28,18 +41,18 @@ def create(connection: Connection, namespace: str, name: str) -> str:
     return key
 
 
-def verify(connection: Connection, key: str) -> str | None:
-    """The namespace of a key that exists and is not revoked, else None."""
+def verify(connection: Connection, key: str) -> Opened | None:
+    """What a key opens that exists and is not revoked, else None."""
     prefix = prefix_of(key)
     if prefix is None:
         return None
     found = rows(
         connection,
-        "SELECT namespace, key_hash FROM api_keys WHERE key_prefix = :p AND revoked_at IS NULL",
+        "SELECT namespace, scope, key_hash FROM api_keys WHERE key_prefix = :p AND revoked_at IS NULL",
         p=prefix,
     )
     if found and hmac.compare_digest(bytes(found[0]["key_hash"]), digest(key)):
-        return str(found[0]["namespace"])
+        return Opened(found[0]["namespace"], found[0]["scope"])
     return None
 
 
@@ -47,7 +60,8 @@ def list_keys(connection: Connection) -> list[dict[str, Any]]:
     """All keys, the newest first, without what could be used to sign in."""
     return rows(
         connection,
-        "SELECT id, namespace, name, key_prefix, created_at, revoked_at FROM api_keys ORDER BY id DESC LIMIT 1000",
+        "SELECT id, namespace, name, scope, key_prefix, created_at, revoked_at FROM api_keys"
+        " ORDER BY id DESC LIMIT 1000",
     )
 
 

@@ -18,6 +18,7 @@ RUN_COLUMNS = ", ".join(
         *("id", "task_id", "due_at", "state", "attempt", "failures", "origin", "queue", "worker"),
         *("schedule_version", "task_version", "claimed_at"),
         *("first_started_at", "started_at", "finished_at", "skipped_until", "result", "error", "reason"),
+        *("progress", "cancel_asked_at"),
     )
 )
 OLDEST_TASK = (
@@ -25,9 +26,11 @@ OLDEST_TASK = (
     " ORDER BY next_run_at LIMIT 1"
 )
 OLDEST_RUN = (  # the thousand that are looked at next: a backlog of millions must not make the gauge a load
-    "SELECT MIN(due_at) FROM (SELECT due_at, state, first_started_at, origin FROM runs FORCE INDEX (wake)"
+    "SELECT MIN(due_at) FROM (SELECT due_at, state, first_started_at, origin, reason FROM runs"
+    " FORCE INDEX (wake)"
     " WHERE wake_at IS NOT NULL ORDER BY wake_at LIMIT 1000) AS soonest"
     " WHERE state = 'ready' AND first_started_at IS NULL AND due_at <= :now AND origin <> 'backfill'"
+    " AND COALESCE(reason, '') <> 'limit'"  # what waits for its limit is as late as it was asked to be
 )
 
 

@@ -17,6 +17,8 @@ COLUMN = {
     "task_events": "actor",
     "api_keys": "name",
     "idempotency_keys": "created_at",
+    "endpoints": "reason",
+    "expectations": "queue",
     "alembic_version": "version_num",
 }
 UPDATED = COLUMN | {"idempotency_keys": "status"}
@@ -34,14 +36,17 @@ NEEDS = {
         "task_events": ("SELECT", "INSERT"),
         "api_keys": ("SELECT",),
         "idempotency_keys": ("SELECT", "INSERT", "UPDATE"),
+        "endpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "expectations": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "alembic_version": ("SELECT",),
     },
     "dispatcher": {
-        "tasks": ("SELECT", "UPDATE", "DELETE"),
+        "tasks": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "runs": ("SELECT", "INSERT", "UPDATE"),
         "attempts": ("SELECT", "INSERT", "DELETE"),
         "task_events": ("SELECT", "INSERT", "DELETE"),
         "idempotency_keys": ("SELECT", "DELETE"),
+        "expectations": ("SELECT", "UPDATE"),
         "alembic_version": ("SELECT",),
     },
     "consumer": {
@@ -49,6 +54,7 @@ NEEDS = {
         "runs": ("SELECT", "UPDATE"),
         "attempts": ("SELECT", "INSERT"),
         "task_events": ("SELECT", "INSERT"),
+        "endpoints": ("SELECT", "UPDATE"),
         "alembic_version": ("SELECT",),
     },
 }

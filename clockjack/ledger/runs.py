@@ -5,7 +5,7 @@ back or an outcome that does not match all three changes nothing. Rows are locke
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,14 +72,15 @@ PLAIN = (
     " WHERE {among} AND r.run_token = {token} AND r.state = 'running' AND r.live_task_id IS NULL"
     " AND r.origin = 'schedule'"
     " AND t.state = 'active' AND t.schedule_version = r.schedule_version AND t.version = r.task_version"
-    " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL"
+    " AND t.overlap = 'allow' AND t.max_lateness_s IS NULL AND t.pause_after_failures IS NULL AND t.limit_key IS NULL"
 )
 VERDICT = """
 SELECT r.id, r.due_at, r.task_id, r.live_task_id, r.queue, r.attempt, r.failures, r.origin, r.schedule_version,
   r.task_version, r.first_started_at = r.started_at AS fresh,
   TIMESTAMPDIFF(MICROSECOND, r.due_at, r.started_at) AS late_us, t.id AS task, t.namespace, t.state AS task_state,
   t.version, t.schedule_version AS task_schedule_version, t.handler, t.name, t.payload, t.timeout_s, t.max_failures,
-  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures
+  t.backoff_s, t.backoff_max_s, t.overlap, t.max_lateness_s, t.pause_after_failures,
+  t.limit_key, t.max_concurrent, t.per_second
 FROM runs r LEFT JOIN tasks t ON t.id = r.task_id
 WHERE {among} AND r.run_token = {token} AND r.state = 'running'
 """
@@ -243,9 +244,15 @@ def _early(connection: Connection, rest: Sequence[Popped]) -> list[Popped]:
     return [p for p in rest if (p.run_id, p.due_at, p.attempt) in waiting]
 
 
-def heartbeat(connection: Connection, held: Sequence[Held]) -> set[tuple[int, int]]:
-    """The leases of `held` reach 20 s from now; returns the (run_id, attempt) that are still ours."""
-    if connection.exec_driver_sql(HEARTBEAT.format(fence=fence(held))).rowcount == len(held):
+def heartbeat(
+    connection: Connection, held: Sequence[Held], progress: Mapping[int, str] | None = None
+) -> set[tuple[int, int]]:
+    """The leases of `held` reach 20 s from now, `progress` (by run_id) is written; returns the keys still ours."""
+    whens = "".join(f" WHEN {int(run_id)} THEN %s" for run_id in progress or ())
+    sql, values = HEARTBEAT.format(fence=fence(held)), tuple((progress or {}).values())
+    if whens:
+        sql = sql.replace(" WHERE", f", progress = CASE id{whens} ELSE progress END WHERE", 1)
+    if connection.exec_driver_sql(sql, values or None).rowcount == len(held):
         return {(h.run_id, h.attempt) for h in held}
     return still(connection, held, "running")
 
@@ -260,7 +267,7 @@ def hand_back(connection: Connection, held: Sequence[Held]) -> set[tuple[int, in
         exact.update_locked(
             connection,
             [(h.run_id, h.due_at) for h in ours],
-            "state = 'ready', wake_at = UTC_TIMESTAMP(6), run_token = NULL,"
+            f"{exact.READY_AGAIN.format(wake='UTC_TIMESTAMP(6)')}, run_token = NULL,"
             " first_started_at = IF(first_started_at = started_at, NULL, first_started_at)",
         )
     mine = {(h.run_id, h.attempt) for h in ours}

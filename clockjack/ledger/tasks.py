@@ -22,11 +22,12 @@ _KINDS = ("run_at", "run_at_local", "cron", "every_s", "rrule")
 SCHEDULE = (*_KINDS, "start_at", "end_at", "max_runs", "exclude", "timezone", "jitter_s", "dst_gap", "dst_fold")
 POLICIES = ("misfire", "max_misfires", "max_lateness_s", "overlap", "pause_after_failures")
 WORK = ("name", "tags", "handler", "queue", "payload", "timeout_s", "max_failures", "backoff_s", "backoff_max_s")
+LIMITS = ("limit_key", "max_concurrent", "per_second")
 STANDING = ("runs_claimed", "state", "next_run_at", "missed_since", "schedule_version", "version", "error")
 SEEN = ("seen_state", "seen_schedule_version")  # what a writer of ours saw last: any other change came by plain SQL
 IDENTITY = ("id", "namespace", "task_key", "group_key", "offset_s")
-COLUMNS = ", ".join((*IDENTITY, *WORK, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
-EDITABLE = (*SCHEDULE, *POLICIES, *WORK)
+COLUMNS = ", ".join((*IDENTITY, *WORK, *LIMITS, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
+EDITABLE = (*SCHEDULE, *POLICIES, *WORK, *LIMITS)
 
 
 class StateConflict(Exception):
@@ -72,8 +73,6 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
     becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call
     again after the rollback. ScheduleError if with the slots of its id the task never fires.
     """
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    values = {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
     if fields.get("task_key") is not None:
         found = rows(
             connection,
@@ -82,8 +81,19 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
             k=fields["task_key"],
         )
         if found:
-            return Registered(edit(connection, found[0], values, actor=actor), created=False)
-    row = values | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
+            return renew(connection, found[0], fields, actor=actor)
+    return add(connection, namespace, fields, actor=actor)
+
+
+def renew(connection: Connection, task: dict[str, Any], fields: dict[str, Any], *, actor: str) -> Registered:
+    """The locked row `task` is brought to `fields` by another registration of its key."""
+    return Registered(edit(connection, task, _values(fields), actor=actor), created=False)
+
+
+def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
+    """The task is in the ledger, as a new one; IntegrityError (1062) where there is one of its `task_key`."""
+    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    row = _values(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
     row |= {"namespace": namespace, "created_at": now, "updated_at": now, "seen_state": "active"}
     seeded = wants_seed(schedule_of(row))
     row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
@@ -97,9 +107,13 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
         changed(
             connection, "UPDATE tasks SET next_run_at = :next WHERE id = :id", next=row["next_run_at"], id=row["id"]
         )
-    event(connection, row | {"schedule_version": 1}, "registered", actor, _words(row))
+    event(connection, row | {"schedule_version": 1}, "registered", actor, words(row))
     standing = {"state": "active", "schedule_version": 1, "runs_claimed": 0, "missed_since": None, "error": None}
     return Registered(row | standing, created=True)
+
+
+def _values(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
 
 
 def serial(task: Mapping[str, Any]) -> int | None:
@@ -173,13 +187,13 @@ def leave(connection: Connection, task: Mapping[str, Any], until: datetime | Non
     state, why = ("skipped", "paused") if task["state"] == "paused" else ("cancelled", reason)
     values = {"due": due, "now": now, "until": until or now, "state": state, "why": why}
     values |= {name: task[name] for name in ("id", "schedule_version", "version", "queue")}
-    if changed(
-        connection,
-        "UPDATE runs FORCE INDEX (occurrence) SET state = :state, reason = :why, skipped_until = :until,"
-        f" finished_at = :now WHERE task_id = :id AND due_at = :due AND {EARLY}",
-        **values,
-    ):
-        return
+    # looked for without a lock: in a transaction of a guest's one on a row that is not there would keep its gap
+    early = f"SELECT id FROM runs FORCE INDEX (occurrence) WHERE task_id = :id AND due_at = :due AND {EARLY}"
+    for run in rows(connection, early, **values):
+        sets = "state = :state, reason = :why, skipped_until = :until, finished_at = :now"
+        where = f"id = :run AND due_at = :due AND {EARLY}"
+        if changed(connection, f"UPDATE runs FORCE INDEX (PRIMARY) SET {sets} WHERE {where}", **values, run=run["id"]):
+            return
     changed(
         connection,
         "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at,"
@@ -255,7 +269,7 @@ def update(
     )
     row["updated_at"] = rows(connection, "SELECT updated_at FROM tasks WHERE id = :i", i=row["id"])[0]["updated_at"]
     row |= {"seen_state": row["state"], "seen_schedule_version": row["schedule_version"]}
-    event(connection, row, action, actor, _words(row) if "schedule_version" in new else None)
+    event(connection, row, action, actor, words(row) if "schedule_version" in new else None)
     return row
 
 
@@ -269,7 +283,8 @@ def done_by_sql(task: Mapping[str, Any]) -> list[str]:
     return actions
 
 
-def _words(row: dict[str, Any]) -> str:
+def words(row: dict[str, Any]) -> str:
+    """The schedule in the words of its columns, as an event keeps it."""
     return ", ".join(f"{name}={row[name]}" for name in SCHEDULE if row[name] not in (None, DEFAULTS.get(name)))
 
 

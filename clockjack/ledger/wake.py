@@ -7,7 +7,7 @@ with SKIP LOCKED and moved on in one transaction; only after its COMMIT comes Re
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ BATCH = 500
 LOST = "the consumer was lost: its lease ran out"
 DUE = (
     "SELECT id, due_at, task_id, live_task_id, queue, state, attempt, failures, run_token, worker, started_at,"
-    " lease_until,"
+    " lease_until, cancel_asked_at,"
     " UTC_TIMESTAMP(6) AS now FROM runs FORCE INDEX (wake)"
     " WHERE wake_at <= UTC_TIMESTAMP(6) ORDER BY wake_at LIMIT :n FOR UPDATE SKIP LOCKED"
 )
@@ -33,9 +33,11 @@ ANY = "SELECT 1 FROM runs FORCE INDEX (wake) WHERE wake_at <= UTC_TIMESTAMP(6) L
 DUE_RUNNING = DUE.replace(" ORDER BY", " AND state = 'running' ORDER BY")
 
 
-def backoff_s(failures: int, base_s: float, limit_s: float) -> float:
+def backoff_s(
+    failures: int, base_s: float, limit_s: float, draw: Callable[[float, float], float] = random.uniform
+) -> float:
     """Seconds until the next attempt: exponential in the number of failures, with full jitter, at most `limit_s`."""
-    return random.uniform(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
+    return draw(0, min(limit_s, base_s * 2.0 ** min(failures - 1, 30)))
 
 
 def look_again(
@@ -121,10 +123,12 @@ def _lose(
             ids=sorted({run["task_id"] for run in lost}),
         )
     }
-    at_once, over = [], []
+    at_once, over, asked = [], [], []
     for run in lost:
         failures, policy = run["failures"] + 1, policies.get(run["task_id"])
-        if policy is None or failures >= policy["max_failures"]:
+        if run["cancel_asked_at"] is not None:
+            asked.append(run)
+        elif policy is None or failures >= policy["max_failures"]:
             over.append(run)
         elif failures == 1:
             at_once.append(run)
@@ -133,9 +137,10 @@ def _lose(
             _update(connection, [run], _AGAIN, now + timedelta(seconds=wait_s), LOST)
     if at_once:
         _update(connection, at_once, _AGAIN, now + look, LOST)
-    if over:
-        sets = "state = 'failed', reason = 'lost', failures = failures + 1, wake_at = NULL, live_task_id = NULL"
-        _update(connection, over, f"{sets}, finished_at = %s, error = %s", now, LOST)
+    sets = "state = %s, reason = %s, failures = failures + 1, wake_at = NULL, live_task_id = NULL"
+    for ended, state, reason in ((over, "failed", "lost"), (asked, "cancelled", "run_cancelled")):
+        if ended:
+            _update(connection, ended, f"{sets}, finished_at = %s, error = %s", state, reason, now, LOST)
     ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))
     connection.exec_driver_sql(
         "INSERT INTO attempts (run_id, due_at, attempt, run_token, worker, started_at, outcome, error) VALUES "
@@ -146,10 +151,8 @@ def _lose(
             for value in (r["id"], r["due_at"], r["attempt"], r["run_token"], r["worker"], r["started_at"], LOST)
         ),
     )
-    ended = [
-        (policies[run["task_id"]] | {"task_id": run["task_id"]}, True) for run in over if run["task_id"] in policies
-    ]
-    return at_once, ended
+    policies = {task_id: policy | {"task_id": task_id} for task_id, policy in policies.items()}
+    return at_once, [(policies[run["task_id"]], run in over) for run in (*over, *asked) if run["task_id"] in policies]
 
 
 _AGAIN = "state = 'ready', failures = failures + 1, wake_at = %s, error = %s"
@@ -162,14 +165,15 @@ def _update(connection: Connection, runs: Sequence[Mapping[str, Any]], sets: str
 def wake_all(database: Database, queues: Sequence[str] | None = None) -> int:
     """READY runs that wait for a far look are brought to now, 500 a transaction; for after Redis lost its data.
 
-    Runs that wait for their back-off, for another run's end or for their turn in a backfill keep their time.
+    Runs that wait for their back-off or were snoozed, and those that wait for another run's end or for their turn in a
+    backfill, keep their time.
     """
 
     def body(connection: Connection) -> int:
         found = rows(
             connection,
             "SELECT id, due_at FROM runs FORCE INDEX (wake) WHERE wake_at > UTC_TIMESTAMP(6) AND state = 'ready'"
-            " AND failures = 0 AND origin <> 'backfill'"
+            " AND failures = 0 AND lease_until IS NULL AND origin <> 'backfill'"
             f" AND (live_task_id IS NULL OR attempt = 0 OR wake_at > UTC_TIMESTAMP(6) + INTERVAL {WAIT_S:.0f} SECOND)"
             + (" AND queue IN :queues" if queues else "")
             + " ORDER BY wake_at LIMIT 500"

@@ -18,7 +18,8 @@ from typing import Any
 
 from clockjack.handlers import Run
 from clockjack.ledger.clock import Clock
-from consumers.builtin import post
+from clockjack.targets import Policy
+from consumers.delivery import Delivery
 from consumers.execution import Pool, boot_s
 from tests.bench.measure import rss_mb
 from tests.bench.webhooks import receiver
@@ -69,11 +70,12 @@ def handlers(port: int) -> dict[str, Callable[[Run], Any]]:
         if b" 200 " not in status:
             raise ConnectionError(status)
 
+    post = Delivery(Policy.of(["127.0.0.0/8"]), lambda: 0)
     return {
         "thread sleeps": lambda run: time.sleep(WAIT_S),
         "loop each": lambda run: asyncio.run(sleep(run)),
         "one loop": sleep,
-        "thread posts": lambda run: post(run, ("127.0.0.0/8",)) and None,
+        "thread posts": lambda run: post(run) and None,
         "one loop posts": bare_post,
     }
 

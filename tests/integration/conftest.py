@@ -29,7 +29,7 @@ from tests import said
 from tests.integration.life import owner
 from tests.integration.serving import Producer
 
-TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys")
+TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys", "endpoints", "expectations")
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def emptier(migrated_url: str) -> Iterator[sa.Engine]:
 def users(migrated_url: str) -> dict[str, str]:
     """The URL of each user of deploy/grants.sql; `stages` may do what the three stages may, and has no right else."""
     if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):  # the administrator of that server is somebody else
-        return dict.fromkeys((*grants.STAGES, "sql_producer", "stages"), migrated_url)
+        return dict.fromkeys((*grants.STAGES, "sql_producer", "python_producer", "stages"), migrated_url)
     urls = grants.users(migrated_url)
     owner = sa.create_engine(migrated_url)
     with owner.connect() as connection:
@@ -151,7 +151,7 @@ def serving(migrated_url: str, redis_server: servers.Server) -> Iterator[Produce
 
 @pytest.fixture
 def app(database_url: str, redis_url: str, users: dict[str, str]) -> Any:
-    return create_app(Settings(database_url=users["producer"], redis_url=redis_url))
+    return create_app(Settings(database_url=users["producer"], redis_url=redis_url, secret_keys=(b"k" * 32,)))
 
 
 @pytest.fixture

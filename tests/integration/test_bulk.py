@@ -397,7 +397,7 @@ def test_by_the_client(client: Any, database: Database) -> None:  # noqa: F811
     )
     row = client.edit(made[0]["id"], if_version=4, payload={"b": 2}, cron="0 * * * *", queue=None)
     assert (row["payload"], row["every_s"], row["queue"], row["version"]) == ({"a": 1, "b": 2}, None, "default", 5)
-    assert len(list(client.list(tag="t"))) == 3
+    assert len(list(client.tasks(tag="t"))) == 3
     with pytest.raises(Exception, match="412"):
         client.edit(made[0]["id"], if_version=4, name="x")
     hour = database.now().replace(minute=0, second=0, microsecond=0)

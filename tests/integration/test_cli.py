@@ -153,7 +153,7 @@ def test_next_needs_no_server(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_keys(shell: Shell, database: Database) -> None:
     made = shell.json("keys", "create", "first", "--namespace", "tenant")
-    assert database.transaction(lambda c: keys.verify(c, made["api_key"])) == "tenant"
+    assert database.transaction(lambda c: keys.verify(c, made["api_key"])) == keys.Opened("tenant", "write")
     listed = shell("keys", "list", "--json")
     assert json.loads(listed)[0]["name"] == "first"
     assert made["api_key"].split("_", 2)[2] not in listed

@@ -69,7 +69,7 @@ def test_a_task_is_scheduled_and_controlled(client: Client) -> None:
     run = client.run_now(task["id"])
     assert client.run(run["id"])["task_id"] == task["id"]
     assert [r["id"] for r in client.runs(task["id"])] == [run["id"]]
-    assert [t["id"] for t in client.list(task_key="k", state="active")] == [task["id"]]
+    assert [t["id"] for t in client.tasks(task_key="k", state="active")] == [task["id"]]
     assert client.cancel(task["id"])["state"] == "cancelled"
     assert client.schedule("mock", cron="30 2 * * *", timezone="Europe/Berlin")["next_run_at"]
 
@@ -98,7 +98,7 @@ def test_lists_go_over_their_pages(client: Client, database: Database) -> None:
             [{"h": "mock", "p": "null"} for _ in range(201)],
         )
     )
-    ids = [task["id"] for task in client.list()]
+    ids = [task["id"] for task in client.tasks()]
     assert len(ids) == len(set(ids)) == 201
     assert ids == sorted(ids, reverse=True)
 

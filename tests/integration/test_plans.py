@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from clockjack.ledger import claim, direct, exact, forecast, retime, runs, wake
+from clockjack.ledger import asking, claim, direct, exact, forecast, retime, runs, wake
 from clockjack.ledger.database import Database, rows
 from clockjack.ledger.finish import Outcome, finish
 from clockjack.ledger.runs import Held
@@ -158,7 +158,7 @@ def test_start_goes_by_primary_key(filled: Database) -> None:
 def test_finish_and_heartbeat_go_by_primary_key(filled: Database) -> None:
     for tokens in (1, 3):  # those of one step, or of several
         held = [Held(run_id, due_at, 1, TOKEN[:-1] + bytes([run_id % tokens])) for run_id, due_at in keys(filled)]
-        for statement in (runs.MINE, runs.HEARTBEAT):
+        for statement in (runs.MINE, runs.HEARTBEAT, asking.ASKED):
             by_primary_key(filled, statement.format(fence=runs.fence(held)))
 
 

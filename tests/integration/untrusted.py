@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clockjack import Run, handler
+from sqlalchemy import text
+
+from clockjack import Discard, Fail, Retry, Run, Snooze, handler
 
 
 @handler("untrusted.pid")
@@ -95,6 +97,55 @@ def spawn(run: Run) -> None:
 async def wait(run: Run) -> str:
     """It was awaited."""
     return "awaited"
+
+
+@handler("untrusted.count")
+def count(run: Run) -> None:
+    """It was counted, once."""
+    with run.transaction() as connection:
+        connection.execute(text("INSERT INTO app.counted (run_key) VALUES (:key)"), {"key": run.key})
+
+
+@handler("untrusted.then_die")
+def count_and_die(run: Run) -> None:
+    """It was counted, and its child is gone."""
+    count(run)
+    os._exit(3)
+
+
+@handler("untrusted.then_work")
+def count_and_work(run: Run) -> str:
+    """It was counted, and its child worked on and then failed."""
+    count(run)
+    time.sleep(0.5)
+    raise ValueError
+
+
+@handler("untrusted.heed")
+def heed(run: Run) -> bool:
+    """It waited until it was cancelled, or did not wait; returns whether it was."""
+    run.heartbeat({"waits": True})
+    while run.payload != "once" and not run.cancelled:
+        time.sleep(0.05)
+    if run.cancelled:
+        raise Discard("told to")
+    return run.cancelled
+
+
+def ending(word: str) -> Exception:
+    return {"retry": Retry(500, "busy"), "snooze": Snooze(500), "discard": Discard("gone"), "fail": Fail("no")}[word]
+
+
+@handler("untrusted.end")
+def end(run: Run) -> None:
+    """It raised the ending that the payload names."""
+    raise ending(run.payload)
+
+
+@handler("untrusted.give")
+async def give_ending(run: Run) -> Exception:
+    """It returned the ending that the payload names."""
+    return ending(run.payload)
 
 
 def sockets() -> list[int]:

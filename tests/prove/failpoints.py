@@ -24,6 +24,7 @@ import clockjack.ledger.wake
 
 FEWEST = 3  # popped together, so that a batch is hit and not a single run
 _once = threading.Lock()
+_life = [0]
 
 
 def act(point: str, number: int, what: signal.Signals) -> None:
@@ -124,6 +125,13 @@ def _time_claims(point: str) -> None:
     clockjack.ledger.claim.claim = timed
 
 
+def _die_everywhere(point: str) -> None:
+    """Die at every place of start, work and finish in turn: one a life."""
+    from tests.prove import deaths
+
+    deaths.install(lambda: _life[0], act)
+
+
 POINTS: dict[str, Callable[[str], None]] = {
     "kill-after-claim": _kill_after_claim,
     "kill-before-start": _before_start,
@@ -138,8 +146,11 @@ POINTS: dict[str, Callable[[str], None]] = {
     "stop-before-finish": lambda point: _before_statement(
         point, r"(?s)^SELECT id, attempt FROM runs .*run_token.* FOR UPDATE|SET state = 'succeeded'"
     ),
+    # a handler's rows and its run's success wait for their COMMIT
+    "stop-before-success": lambda point: _after_statement(point, r"^UPDATE `\w+`\.runs .*SET state = 'succeeded'"),
     "term-inside-event": _term_inside_event,
     "time-claims": _time_claims,
+    "die-everywhere": _die_everywhere,
 }
 
 
@@ -150,7 +161,7 @@ def main(kind: str, point: str, lives: int = 0) -> int:
     else:
         from consumers.__main__ import main as run
     POINTS[point](point)
-    for _ in range(lives):
+    for _life[0] in range(lives):
         if child := os.fork():  # nothing but this thread exists here
             os.waitpid(child, 0)
         else:

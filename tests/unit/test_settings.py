@@ -31,6 +31,8 @@ def test_port_is_what_a_runner_of_the_procfile_gives() -> None:
         ("CLOCKJACK_QUEUE", "a b"),
         ("CLOCKJACK_HTTP_PORT", "70000"),
         ("CLOCKJACK_REDIS_URL", "http://h"),
+        ("CLOCKJACK_HTTP_ALLOW", "10.0.0.0/8,intranet"),
+        ("CLOCKJACK_HTTP_PORTS", "80,0"),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: str) -> None:
