@@ -91,6 +91,38 @@ def get(task_id: int) -> Call[Task]:
     return Call("GET", f"/v1/tasks/{task_id}")
 
 
+def put_task(
+    task_key: str,
+    handler: str,
+    payload: Any = None,
+    *,
+    if_version: int | None = None,
+    if_new: bool = False,
+    idempotency_key: str | None = None,
+    **fields: Any,
+) -> Call[Task]:
+    """The task of this `task_key` has exactly these values, of the fields that `schedule` takes; returns it.
+
+    With `if_version` only if it is of that version, with `if_new` only if there is none: else ClientError 412.
+    """
+    call: Call[Task] = schedule(handler, payload, idempotency_key=idempotency_key, **fields)
+    if if_version is not None:
+        call.headers["If-Match"] = f'"{if_version}"'
+    if if_new:
+        call.headers["If-None-Match"] = "*"
+    return replace(call, method="PUT", path=_keyed(task_key))
+
+
+def task_by_key(task_key: str) -> Call[Task]:
+    """The task of this `task_key`, also a cancelled one."""
+    return Call("GET", _keyed(task_key))
+
+
+def cancel_by_key(task_key: str) -> Call[Task]:
+    """The task of this `task_key` fires no more; its history stays."""
+    return _once(_keyed(task_key), None, None, "DELETE")
+
+
 def explain(task_id: int) -> Call[Explanation]:
     """The task in sentences: `schedule`, `state`, `next`, `recent` runs and `warnings`."""
     return Call("GET", f"/v1/tasks/{task_id}/explain")
@@ -241,6 +273,10 @@ def _once(path: str, key: str | None, document: Any, method: str = "POST") -> Ca
 
 def _wanted(where: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in where.items() if value is not None}
+
+
+def _keyed(task_key: str) -> str:
+    return f"/v1/tasks/by-key/{quote(task_key, safe='')}"
 
 
 def _group(group_key: str) -> str:

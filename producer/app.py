@@ -22,6 +22,7 @@ from producer import (
     expectations,
     explain,
     groups,
+    keyed,
     load,
     openapi,
     problems,
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
     app.include_router(batches.router)
+    app.include_router(keyed.router)  # before the routes of a task, whose id "by-key" would be
     app.include_router(tasks.router)
     app.include_router(runs.router)
     app.include_router(load.router)

@@ -26,6 +26,8 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/tasks/{task_id}/backfill"): (409,),
     ("post", "/v1/runs/{run_id}/retry"): (409,),
     ("post", "/v1/runs/{run_id}/cancel"): (409,),
+    ("put", "/v1/tasks/by-key/{task_key}"): (412,),
+    ("delete", "/v1/tasks/by-key/{task_key}"): (412,),
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
     ("post", "/v1/endpoints"): (409,),
@@ -33,7 +35,8 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/endpoints/{name}/rotate"): (409,),
     ("post", "/v1/expectations"): (409,),
 }
-TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}"), ("/v1/runs", "/v1/runs/{run_id}")
+KEYED = "/v1/tasks/by-key/{task_key}"
+TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}", KEYED), ("/v1/runs", "/v1/runs/{run_id}")
 STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
 
 
@@ -75,6 +78,10 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         answers["202"] = {"description": "It runs, and is asked to stop"}
     if path == "/v1/tasks/bulk":
         answers["200"] = {"description": "Each for itself, with `atomic` false"}
+    if (method, path) == ("put", KEYED):
+        answers |= {"200": {"description": "The task has these values"}, "201": {"description": "The task is new"}}
+    if method == "get" and path in (KEYED, "/v1/tasks/{task_id}"):
+        answers["304"] = {"description": "If-None-Match names the ETag of what would be answered"}
     schema = _answer(method, path)
     for status, answer in answers.items():
         if schema and status.startswith("2") and status != "204":  # which has no content

@@ -14,6 +14,7 @@ from clockjack.documents import strict_json
 from clockjack.ledger import acceptance, keys
 from clockjack.ledger.acceptance import Ticket
 from clockjack.ledger.database import Database
+from clockjack.ledger.tasks import Meant
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
@@ -145,8 +146,30 @@ def precondition(request: Request) -> frozenset[int] | None:
     given = ",".join(request.headers.getlist("if-match")).strip()
     if not given or given == "*":
         return None
+    return _versions(given)
+
+
+def meant(request: Request) -> Meant:
+    """Which version of a task (None: there is none) a PUT is for, as If-Match and If-None-Match say; None: any."""
+    match, none_match = (",".join(request.headers.getlist(name)).strip() for name in ("if-match", "if-none-match"))
+    if not match and not none_match:
+        return None
+    wanted, unwanted = _versions(match), _versions(none_match.replace("W/", ""))
+
+    def fits(version: int | None) -> bool:
+        there = version is not None
+        matches = not match or (there if match == "*" else version in wanted)
+        known = none_match != "" and (there if none_match == "*" else version in unwanted)
+        return matches and not known
+
+    return fits
+
+
+def _versions(given: str) -> frozenset[int]:
+    """Those of the tags: what comes before the point."""
     tags = (tag.strip() for tag in given.split(","))
-    return frozenset(int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal())
+    numbers = (tag[1:-1].partition(".")[0] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"')
+    return frozenset(int(number) for number in numbers if number.isdecimal() and len(number) < 20)
 
 
 def _presented(request: Request) -> str | None:
