@@ -17,6 +17,8 @@ from clockjack.answers import (
     Forecast,
     Group,
     Page,
+    QueueState,
+    QueueStates,
     Task,
     TaskRun,
 )
@@ -226,6 +228,21 @@ def retry_run(run_id: int, *, idempotency_key: str | None = None) -> Call[TaskRu
 def cancel_run(run_id: int, *, idempotency_key: str | None = None) -> Call[TaskRun]:
     """The run is over, or is told to end if it is at work."""
     return _once(f"/v1/runs/{run_id}/cancel", idempotency_key, None)
+
+
+def queues() -> Call[QueueStates]:
+    """The queues that are paused, hold something or are served: what is due, waits and runs in each."""
+    return Call("GET", "/v1/queues")
+
+
+def pause_queue(queue: str) -> Call[QueueState]:
+    """Nothing of the queue starts until it is resumed; needs a key with the scope admin."""
+    return _once(f"/v1/queues/{quote(queue, safe='')}/pause", None, None)
+
+
+def resume_queue(queue: str) -> Call[QueueState]:
+    """The queue starts what is due; needs a key with the scope admin."""
+    return _once(f"/v1/queues/{quote(queue, safe='')}/resume", None, None)
 
 
 def forecast(*, bucket: str = "1m", begin: datetime | None = None, buckets: int | None = None) -> Call[Forecast]:

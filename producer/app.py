@@ -26,6 +26,7 @@ from producer import (
     load,
     openapi,
     problems,
+    queueing,
     runs,
     simulate,
     tasks,
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(keyed.router)  # before the routes of a task, whose id "by-key" would be
     app.include_router(tasks.router)
     app.include_router(runs.router)
+    app.include_router(queueing.router)
     app.include_router(load.router)
     app.include_router(groups.router)
     app.include_router(explain.router)

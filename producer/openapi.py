@@ -93,6 +93,10 @@ def _answer(method: str, path: str) -> dict[str, Any] | None:
     """What a route answers when it does what was asked."""
     if path == "/v1/tasks/{task_id}/run" or path.startswith("/v1/runs/{run_id}"):
         return {"$ref": "#/components/schemas/Run"}
+    if path.startswith("/v1/queues"):
+        queue = {"$ref": "#/components/schemas/Queue"}
+        items = {"type": "array", "items": queue}
+        return queue if "{" in path else _object(["items", "truncated"], items=items, truncated={"type": "boolean"})
     if method == "get" and path in ("/v1/tasks", "/v1/runs", "/v1/tasks/{task_id}/runs"):
         item = "TaskOfList" if path == "/v1/tasks" else "Run"
         return _object(
@@ -116,12 +120,17 @@ def _schemas() -> dict[str, Any]:
     run: dict[str, Any] = {"id": whole, "run_key": {"type": "string"}, "task_id": whole, "due_at": moment}
     run |= {"state": {"enum": STATES}, "attempt": whole, "failures": whole, "lateness_ms": {"type": ["number", "null"]}}
     run |= {"first_started_at": moment, "started_at": moment, "finished_at": moment}
+    queue: dict[str, Any] = {"queue": {"type": "string"}, "state": {"enum": ["active", "paused"]}, "paused_at": moment}
+    queue |= {"paused_by": {"type": ["string", "null"]}, "oldest_due_at": moment}
+    queue |= dict.fromkeys(("due", "waiting", "staged", "running"), whole)
+    queue |= {"consumers": {"type": ["integer", "null"], "minimum": 0}}
     error = _object(["detail"], pointer={"type": "string"}, parameter={"type": "string"}, detail={"type": "string"})
     codes = {"enum": sorted(CODES)}
     return {
         "Task": _object(names, **task),
         "TaskOfList": _object([name for name in names if name != "payload"], **task),
         "Run": _object(sorted(run), **run),
+        "Queue": _object(sorted(queue), **queue) | {"additionalProperties": False},
         "Problem": _object(
             ["type", "title", "status", "code", "detail"],
             type={"type": "string"}, title={"type": "string"}, status=whole, code=codes, detail={"type": "string"},

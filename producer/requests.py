@@ -20,7 +20,7 @@ from producer.problems import Problem
 MAX_BODY_BYTES = 131_072
 MAX_LARGE_BYTES = 4_194_304  # of many registrations at once: escaped it still fits a packet of 16 MiB
 BODY_WITHIN_S = 20.0
-MAY_WRITE, READING = ("write",), ("GET", "HEAD")
+ADMIN, MAY_WRITE, READING = "admin", ("write", "admin"), ("GET", "HEAD")
 READS = ("/v1/schedules/preview", "/v1/schedules/simulate")  # a POST for its body's sake: it changes nothing
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
@@ -89,6 +89,13 @@ async def caller(request: Request) -> Caller:
     if found.scope not in MAY_WRITE and request.method not in READING and request.url.path not in READS:
         raise Problem("forbidden")
     return found  # type: ignore[no-any-return]
+
+
+def admin(asking: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Who asks, whose key may change what all namespaces share; else the problem `forbidden`."""
+    if asking.scope != ADMIN:
+        raise Problem("forbidden", "Queues are shared by all namespaces: use a key with the scope admin.")
+    return asking
 
 
 async def body(request: Request) -> Body:
@@ -181,5 +188,6 @@ def _presented(request: Request) -> str | None:
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
+Admin = Annotated[Caller, Depends(admin)]
 Sent = Annotated[Body, Depends(body)]
 Large = Annotated[Body, Depends(large)]

@@ -20,6 +20,7 @@ from clockjack.cli import (
     load,
     operations,
     preview,
+    queue,
     register,
     retime,
     show,
@@ -81,6 +82,7 @@ EXPECT: dict[str, Callable[..., None]] = {
     "ping": expect.ping,
     "delete": expect.delete,
 }
+QUEUE: dict[str, Callable[..., None]] = {"list": queue.list_, "pause": queue.pause, "resume": queue.resume}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
@@ -92,6 +94,8 @@ receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=
 app.add_typer(receivers, name="endpoints")
 expected = typer.Typer(help="Who is told when something was not heard of for too long.", no_args_is_help=True)
 app.add_typer(expected, name="expect")
+queues = typer.Typer(help="Queues, which all namespaces share: how they stand, paused, resumed.", no_args_is_help=True)
+app.add_typer(queues, name="queue")
 TYPERS = (
     (app, COMMANDS),
     (keys, KEYS),
@@ -99,6 +103,7 @@ TYPERS = (
     (importing, IMPORT),
     (receivers, ENDPOINTS),
     (expected, EXPECT),
+    (queues, QUEUE),
 )
 for typed, commands in TYPERS:
     for name, command in commands.items():

@@ -41,6 +41,8 @@ BODIES: dict[tuple[str, str], Any] = {
 }
 # in a namespace of one's own any name may be taken
 CREATES = {("put", "/v1/groups/{group_key}"), ("put", "/v1/tasks/by-key/{task_key}")}
+# queues are everybody's, so they need the scope admin and know no namespace
+SHARED = {("post", f"/v1/queues/{{queue}}/{verb}") for verb in ("pause", "resume")}
 # clients make /v1/runs and /v1/tasks of `..` there, which are routes
 DOTS = {("get", "/v1/tasks/{task_id}/runs"), ("get", "/v1/tasks/by-key/{task_key}")}
 OPEN = {"/healthz", "/readyz", "/metrics", "/problems/{kind}", "/openapi.json"}
@@ -143,7 +145,9 @@ def test_the_others_ids_are_not_found_and_change_nothing(
     for operation in sorted(operations, key=lambda o: o in CREATES):
         answer = ask(anonymous, operation, values, theirs)
         assert MARK not in answer.text or operation in CREATES, operation
-        if "{" in operation[1] and operation not in CREATES:
+        if operation in SHARED:
+            assert answer.status_code == 403
+        elif "{" in operation[1] and operation not in CREATES:
             assert answer.status_code == 404, (operation, answer.status_code, answer.text)
         else:
             assert answer.is_success, (operation, answer.text)
@@ -152,11 +156,12 @@ def test_the_others_ids_are_not_found_and_change_nothing(
                 listed = anonymous.get(f"/v1/tasks?{query}", headers=theirs).json()["items"]
                 assert MARK not in str(listed), query
     assert all_rows(database, "mine") == before
+    admin = {"X-API-Key": owner(database).transaction(lambda c: keys.create(c, "mine", "operator", "admin"))}
     for operation in sorted(operations, key=lambda o: o[0] == "delete" or "control" in o[1]):
         values = ours(anonymous, mine)
         if operation[1].endswith("}/retry"):
             assert anonymous.post(f"/v1/runs/{values['run_id']}/cancel", headers=mine).is_success
-        answer = ask(anonymous, operation, values, mine)
+        answer = ask(anonymous, operation, values, admin if operation in SHARED else mine)
         assert answer.is_success, f"{operation} does not work for its owner, so it shows nothing: {answer.text}"
 
 
@@ -205,7 +210,7 @@ def test_ids_that_name_nothing(
 ) -> None:
     before = all_rows(database)
     for operation in operations:
-        if "{" not in operation[1] or operation in CREATES:
+        if "{" not in operation[1] or operation in CREATES | SHARED:
             continue
         for value in (*(quote(text, safe="") for text in NO_IDS), *RAW):
             answer = ask(
