@@ -17,6 +17,8 @@ from clockjack.answers import (
     Forecast,
     Group,
     Page,
+    QueueState,
+    QueueStates,
     Task,
     TaskRun,
 )
@@ -89,6 +91,38 @@ def schedule_many(
 def get(task_id: int) -> Call[Task]:
     """The task."""
     return Call("GET", f"/v1/tasks/{task_id}")
+
+
+def put_task(
+    task_key: str,
+    handler: str,
+    payload: Any = None,
+    *,
+    if_version: int | None = None,
+    if_new: bool = False,
+    idempotency_key: str | None = None,
+    **fields: Any,
+) -> Call[Task]:
+    """The task of this `task_key` has exactly these values, of the fields that `schedule` takes; returns it.
+
+    With `if_version` only if it is of that version, with `if_new` only if there is none: else ClientError 412.
+    """
+    call: Call[Task] = schedule(handler, payload, idempotency_key=idempotency_key, **fields)
+    if if_version is not None:
+        call.headers["If-Match"] = f'"{if_version}"'
+    if if_new:
+        call.headers["If-None-Match"] = "*"
+    return replace(call, method="PUT", path=_keyed(task_key))
+
+
+def task_by_key(task_key: str) -> Call[Task]:
+    """The task of this `task_key`, also a cancelled one."""
+    return Call("GET", _keyed(task_key))
+
+
+def cancel_by_key(task_key: str) -> Call[Task]:
+    """The task of this `task_key` fires no more; its history stays."""
+    return _once(_keyed(task_key), None, None, "DELETE")
 
 
 def explain(task_id: int) -> Call[Explanation]:
@@ -196,6 +230,21 @@ def cancel_run(run_id: int, *, idempotency_key: str | None = None) -> Call[TaskR
     return _once(f"/v1/runs/{run_id}/cancel", idempotency_key, None)
 
 
+def queues() -> Call[QueueStates]:
+    """The queues that are paused, hold something or are served: what is due, waits and runs in each."""
+    return Call("GET", "/v1/queues")
+
+
+def pause_queue(queue: str) -> Call[QueueState]:
+    """Nothing of the queue starts until it is resumed; needs a key with the scope admin."""
+    return _once(f"/v1/queues/{quote(queue, safe='')}/pause", None, None)
+
+
+def resume_queue(queue: str) -> Call[QueueState]:
+    """The queue starts what is due; needs a key with the scope admin."""
+    return _once(f"/v1/queues/{quote(queue, safe='')}/resume", None, None)
+
+
 def forecast(*, bucket: str = "1m", begin: datetime | None = None, buckets: int | None = None) -> Call[Forecast]:
     """The coming load: how many tasks are due in each second (`1s`) or minute (`1m`) from `begin` (now) on."""
     since = None if begin is None else instant("begin", begin)
@@ -241,6 +290,10 @@ def _once(path: str, key: str | None, document: Any, method: str = "POST") -> Ca
 
 def _wanted(where: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in where.items() if value is not None}
+
+
+def _keyed(task_key: str) -> str:
+    return f"/v1/tasks/by-key/{quote(task_key, safe='')}"
 
 
 def _group(group_key: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from clockjack import zones
 from clockjack.ledger import acceptance, reports, rights, server
+from clockjack.ledger import queues as switches
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.queues import Queues, RedisError
 from clockjack.registration import unserved
@@ -33,6 +34,7 @@ def examine(settings: Settings, database: Database) -> dict[str, Any]:
             counts = acceptance.read(database, reports.counts)
             wanted = acceptance.read(database, reports.wanted_queues)
             _lateness(database, counts, findings)
+            _paused(database, findings)
     except (Unavailable, UnknownCommit) as error:
         findings.append(Finding("problem", "database", str(error)))
     text = f"their rules are those of tzdata {zones.version()}; /readyz says those of a producer"
@@ -81,6 +83,16 @@ def _lateness(database: Database, counts: dict[str, Any], findings: list[Finding
         findings.append(
             Finding("warning", "tasks", f"{invalid} tasks are invalid: `clockjack list --state invalid` says why")
         )
+
+
+def _paused(database: Database, findings: list[Finding]) -> None:
+    queues, _ = acceptance.read(database, switches.list_queues)
+    for name, queue in sorted(queues.items()):
+        if queue["state"] == "paused":
+            text = (
+                f"the queue {name!r} is paused since {queue['paused_at']} by {queue['paused_by']}: nothing of it starts"
+            )
+            findings.append(Finding("warning", "queues", text))
 
 
 def _queues(settings: Settings, wanted: dict[str, set[str]], findings: list[Finding]) -> list[dict[str, Any]]:

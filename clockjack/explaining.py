@@ -37,6 +37,8 @@ def explain(history: History, warnings: Sequence[str] = ()) -> dict[str, Any]:
     task, now = history.task, history.now
     schedule, wrong = _sound(task)
     told = list(warnings) if task["state"] in ("active", "paused") else []
+    if history.queue_paused and task["state"] == "active":
+        told.append(f"the queue {task['queue']!r} is paused: nothing of it starts until it is resumed")
     if schedule and task["state"] == "active" and task["next_run_at"]:
         told += cautions.warnings(schedule, min(now, task["next_run_at"] - TICK))
     return {

@@ -12,7 +12,7 @@ from clockjack.ledger import acceptance, groups, tasks
 from clockjack.ledger.acceptance import Answer, Change, Ticket
 from clockjack.ledger.database import Connection, Database
 from clockjack.ledger.groups import Anchor, Group
-from clockjack.registration import Moment, Refused, WallTime, Words, Work, read
+from clockjack.registration import Moment, Refused, WallTime, Words, Work, in_a_path, read
 
 MAX_OFFSET_S = 31_536_000
 SCHEDULE = ("timezone", "jitter_s", "dst_gap", "dst_fold")
@@ -29,14 +29,6 @@ def _distinct(offsets_s: list[int]) -> list[int]:
     return offsets_s
 
 
-def _in_a_path(group_key: str) -> str:
-    if any(part in ("", ".", "..") for part in group_key.split("/")):
-        raise ValueError("has a part between slashes that is empty, . or .., which is lost in a URL")
-    if "\ufffd" in group_key:  # two URLs whose bytes are no UTF-8 would name one group
-        raise ValueError("has characters that are not valid UTF-8")
-    return group_key
-
-
 Offset = Annotated[int, Field(ge=-MAX_OFFSET_S, le=MAX_OFFSET_S)]
 Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
@@ -44,7 +36,7 @@ Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 class Named(BaseModel):
     """A group's name; it may have slashes."""
 
-    group_key: Annotated[Words, StringConstraints(max_length=180), AfterValidator(_in_a_path)]
+    group_key: Annotated[Words, StringConstraints(max_length=180), AfterValidator(in_a_path)]
 
 
 class Move(BaseModel):

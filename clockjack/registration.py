@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -49,6 +50,15 @@ def _printable(text: str) -> str:
     if text != text.strip():
         raise ValueError("begins or ends with a space")  # the servers' comparison would ignore it
     return text
+
+
+def in_a_path(key: str) -> str:
+    """The key, which a URL can name; else ValueError."""
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError("has a part between slashes that is empty, . or .., which is lost in a URL")
+    if "\ufffd" in key:  # two URLs whose bytes are no UTF-8 would have one name
+        raise ValueError("has characters that are not valid UTF-8")
+    return key
 
 
 def _within_limits(value: Any) -> Any:
@@ -150,6 +160,12 @@ class NewTask(Work, When):
 
     task_key: Words | None = None
     max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
+
+
+class Keyed(BaseModel):
+    """A task's name in a URL; it may have slashes."""
+
+    task_key: Annotated[Words, AfterValidator(in_a_path)]
 
 
 def read(kind: type[Sent], document: Any) -> Sent:

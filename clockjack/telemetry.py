@@ -87,6 +87,7 @@ OLDEST_DUE = Gauge("clockjack_oldest_due_age_seconds", "Age of the oldest due ta
 WAITING = Gauge("clockjack_queue_waiting", "Runs in a queue", ["queue"])
 WAITING_AGE = Gauge("clockjack_queue_oldest_age_seconds", "Age of the oldest waiting run of a queue", ["queue"])
 SERVED = Gauge("clockjack_queue_consumers", "Consumers that serve a queue", ["queue"])
+PAUSED = Gauge("clockjack_queue_paused", "1 for a queue that is paused", ["queue"])
 LAST_TICK = Gauge("clockjack_last_tick_timestamp_seconds", "When a loop of this process last finished a step", ["loop"])
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from clockjack import telemetry
 from clockjack.ledger import aftermath, runs
+from clockjack.ledger import queues as switches
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit
 from clockjack.ledger.effects import Effects
 from clockjack.ledger.finish import Finished, Outcome
@@ -51,7 +52,7 @@ class Engine:
         self.direct = Direct(database, queues.reach, queue)
         self.limits = Limits(queues, queue, database.clock)
         self.peers = 1
-        self.stopping = False
+        self.stopping = self.paused = False
         self.stuck = False
         self._done: list[str] = []
         self._retry: Ended = []
@@ -68,8 +69,9 @@ class Engine:
         if time.monotonic() < self._mysql_off_until:
             return False
         ended, back = self._ended()
-        popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=self.stopping, idle=not self.bell.is_set())
-        if self.limits.known and not self.stopping and len(popped) < BATCH:
+        closed = self.stopping or self.paused
+        popped = self._pop() or self.direct.found(self.pool, BATCH, stopping=closed, idle=not self.bell.is_set())
+        if self.limits.known and not closed and len(popped) < BATCH:
             popped = [*popped, *self.limits.next(self.pool.room(BATCH)[0] - len(popped))]
         try:
             worked = self._batch(popped, ended) if popped or ended else False
@@ -122,12 +124,18 @@ class Engine:
             self.wake.set()
 
     def beat(self) -> None:
-        """The leases of all runs in hand were extended; the clock was read."""
-        self.database.now()
+        """The leases of all runs in hand were extended; the clock was read, and whether the queue is paused."""
+        self.hear()
         if time.monotonic() - self._stepped_s > STALLED_S:
             log.error("the loop stands still: its leases end", extra={"action": "stalled"})
             return
         beating.beat(self.database, self.pool)
+
+    def hear(self) -> None:
+        """The clock was read, and it is known whether the queue is paused: then nothing more is popped."""
+        before, self.paused = self.paused, switches.heard(self.database, self.queue)
+        if self.paused != before:
+            log.warning("the queue is %s", "paused" if self.paused else "resumed", extra={"action": "queue_paused"})
 
     @property
     def empty(self) -> bool:
@@ -148,7 +156,7 @@ class Engine:
             self._done.clear()  # what Redis still has of them expires
             return []
         most = free = 0
-        wanted = not self.stopping and self.bell.is_set() and time.monotonic() >= self._suspended_until
+        wanted = not (self.stopping or self.paused) and self.bell.is_set() and time.monotonic() >= self._suspended_until
         if wanted:
             most, free = self.pool.room(BATCH)
             if not free:

@@ -106,7 +106,7 @@ class BatchWorker(Worker):
         told = False
         while not self.engine.stopping:
             try:
-                self.engine.database.now()
+                self.engine.hear()
                 server.require(self.engine.database, unsafe_server=self.settings.unsafe_server)
                 return
             except LoginRefused:

@@ -22,6 +22,7 @@ GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.expectations TO 'producer'@'%';
+GRANT SELECT, INSERT, UPDATE ON `clockjack`.queues TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';
 
 -- dispatcher: claims tasks, looks again at runs, keeps history in bounds. Registers alerts of expectations, knows no API key.
@@ -32,6 +33,7 @@ GRANT SELECT, INSERT, DELETE ON `clockjack`.attempts TO 'dispatcher'@'%';
 GRANT SELECT, INSERT, DELETE ON `clockjack`.task_events TO 'dispatcher'@'%';
 GRANT SELECT (id, created_at), DELETE ON `clockjack`.idempotency_keys TO 'dispatcher'@'%';
 GRANT SELECT, UPDATE ON `clockjack`.expectations TO 'dispatcher'@'%';
+GRANT SELECT ON `clockjack`.queues TO 'dispatcher'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'dispatcher'@'%';
 
 -- consumer: starts and finishes runs. Of a task it may change what pausing it after failures changes.
@@ -42,6 +44,7 @@ GRANT SELECT, INSERT ON `clockjack`.attempts TO 'consumer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.task_events TO 'consumer'@'%';
 -- an endpoint whose receiver says that it is gone is disabled
 GRANT SELECT, UPDATE (state, reason, version, updated_at) ON `clockjack`.endpoints TO 'consumer'@'%';
+GRANT SELECT ON `clockjack`.queues TO 'consumer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'consumer'@'%';
 
 -- sql_producer: another service that registers tasks in its own transactions (docs/sql.md). It reads and writes tasks of

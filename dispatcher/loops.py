@@ -15,6 +15,7 @@ from typing import Any
 
 from clockjack import telemetry
 from clockjack.ledger import claim, direct, expectations, partitions, reports, wake
+from clockjack.ledger import queues as switches
 from clockjack.ledger.advance import Ready
 from clockjack.ledger.database import Database, Unavailable
 from clockjack.queues import Queues, RedisError, connect
@@ -42,6 +43,7 @@ class Dispatcher:
         self.database, self.queues, self.retention_days = database, queues, retention_days
         self.maintenance = maintenance or database
         self.ages: dict[str, float] = {}
+        self.paused: list[str] | None = None  # these queues; None: not asked yet
         self.stop = False
         self.stopping = threading.Event()
         self._staged = threading.Event()
@@ -56,7 +58,8 @@ class Dispatcher:
     def claim_step(self) -> bool:
         """One batch was claimed and staged; True when more may be waiting."""
         begun = time.monotonic()
-        done = claim.claim(self.database, self.ages, memory=self._memory, staged=not self.queues.reach.away)
+        staged = not self.queues.reach.away
+        done = claim.claim(self.database, self.ages, memory=self._memory, staged=staged, paused=self.paused or ())
         if done.tasks:
             telemetry.CLAIM_SECONDS.observe(time.monotonic() - begun)
             telemetry.CLAIMED.inc(len(done.ready))
@@ -97,18 +100,26 @@ class Dispatcher:
             fields = {"action": "expectation", "namespace": row["namespace"], "expectation": row["name"]}
             log.log(level, "an expectation is %s", state, extra=fields | {"state": state})
 
+    def hear_step(self) -> None:
+        """It is known which queues are paused; asked before the first claim, and then by `measure_step`."""
+        self.paused = self.database.transaction(switches.paused)
+
     def measure_step(self) -> None:
         """The gauges say how it stands; queues that hold nothing and that nobody serves are forgotten."""
-        health = self.database.transaction(lambda c: reports.health(c, self.database.clock))
+        health, self.paused = self.database.transaction(
+            lambda c: (reports.health(c, self.database.clock), switches.paused(c))
+        )
         telemetry.OLDEST_DUE.set(float(health["oldest_due_age_s"]))
         telemetry.CLOCK_JUMPS.set(self.database.clock.jumps)
         status = self.queues.status(self.database.clock.now_us())
-        for gauge in (telemetry.WAITING, telemetry.WAITING_AGE, telemetry.SERVED):
+        for gauge in (telemetry.WAITING, telemetry.WAITING_AGE, telemetry.SERVED, telemetry.PAUSED):
             gauge.clear()  # names come from SQL too: only those that are there now are shown, and not all of many
         for queue in status[:SHOWN_QUEUES]:
             telemetry.WAITING.labels(queue["queue"]).set(queue["waiting"])
             telemetry.WAITING_AGE.labels(queue["queue"]).set(queue["oldest_age_s"])
             telemetry.SERVED.labels(queue["queue"]).set(queue["consumers"])
+        for name in self.paused[:SHOWN_QUEUES]:
+            telemetry.PAUSED.labels(name).set(1)
         for queue in status:
             if not queue["consumers"] and self.queues.forget(queue["queue"]):
                 self._names.discard(queue["queue"])
@@ -176,6 +187,8 @@ class Dispatcher:
             thread.join(5)
 
     def _claim_loop(self) -> None:
+        while self.paused is None and not self.stopping.is_set():
+            self._guarded("claim", self.hear_step)
         while not self.stopping.is_set():
             self._nudged.clear()
             if not self._guarded("claim", self.claim_step):

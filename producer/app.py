@@ -22,9 +22,11 @@ from producer import (
     expectations,
     explain,
     groups,
+    keyed,
     load,
     openapi,
     problems,
+    queueing,
     runs,
     simulate,
     tasks,
@@ -66,8 +68,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.doorkeeper = Doorkeeper(database)
     problems.install(app)
     app.include_router(batches.router)
+    app.include_router(keyed.router)  # before the routes of a task, whose id "by-key" would be
     app.include_router(tasks.router)
     app.include_router(runs.router)
+    app.include_router(queueing.router)
     app.include_router(load.router)
     app.include_router(groups.router)
     app.include_router(explain.router)

@@ -26,6 +26,8 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/tasks/{task_id}/backfill"): (409,),
     ("post", "/v1/runs/{run_id}/retry"): (409,),
     ("post", "/v1/runs/{run_id}/cancel"): (409,),
+    ("put", "/v1/tasks/by-key/{task_key}"): (412,),
+    ("delete", "/v1/tasks/by-key/{task_key}"): (412,),
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
     ("post", "/v1/endpoints"): (409,),
@@ -33,7 +35,8 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/endpoints/{name}/rotate"): (409,),
     ("post", "/v1/expectations"): (409,),
 }
-TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}"), ("/v1/runs", "/v1/runs/{run_id}")
+KEYED = "/v1/tasks/by-key/{task_key}"
+TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}", KEYED), ("/v1/runs", "/v1/runs/{run_id}")
 STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
 
 
@@ -75,6 +78,10 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         answers["202"] = {"description": "It runs, and is asked to stop"}
     if path == "/v1/tasks/bulk":
         answers["200"] = {"description": "Each for itself, with `atomic` false"}
+    if (method, path) == ("put", KEYED):
+        answers |= {"200": {"description": "The task has these values"}, "201": {"description": "The task is new"}}
+    if method == "get" and path in (KEYED, "/v1/tasks/{task_id}"):
+        answers["304"] = {"description": "If-None-Match names the ETag of what would be answered"}
     schema = _answer(method, path)
     for status, answer in answers.items():
         if schema and status.startswith("2") and status != "204":  # which has no content
@@ -86,6 +93,10 @@ def _answer(method: str, path: str) -> dict[str, Any] | None:
     """What a route answers when it does what was asked."""
     if path == "/v1/tasks/{task_id}/run" or path.startswith("/v1/runs/{run_id}"):
         return {"$ref": "#/components/schemas/Run"}
+    if path.startswith("/v1/queues"):
+        queue = {"$ref": "#/components/schemas/Queue"}
+        items = {"type": "array", "items": queue}
+        return queue if "{" in path else _object(["items", "truncated"], items=items, truncated={"type": "boolean"})
     if method == "get" and path in ("/v1/tasks", "/v1/runs", "/v1/tasks/{task_id}/runs"):
         item = "TaskOfList" if path == "/v1/tasks" else "Run"
         return _object(
@@ -109,12 +120,17 @@ def _schemas() -> dict[str, Any]:
     run: dict[str, Any] = {"id": whole, "run_key": {"type": "string"}, "task_id": whole, "due_at": moment}
     run |= {"state": {"enum": STATES}, "attempt": whole, "failures": whole, "lateness_ms": {"type": ["number", "null"]}}
     run |= {"first_started_at": moment, "started_at": moment, "finished_at": moment}
+    queue: dict[str, Any] = {"queue": {"type": "string"}, "state": {"enum": ["active", "paused"]}, "paused_at": moment}
+    queue |= {"paused_by": {"type": ["string", "null"]}, "oldest_due_at": moment}
+    queue |= dict.fromkeys(("due", "waiting", "staged", "running"), whole)
+    queue |= {"consumers": {"type": ["integer", "null"], "minimum": 0}}
     error = _object(["detail"], pointer={"type": "string"}, parameter={"type": "string"}, detail={"type": "string"})
     codes = {"enum": sorted(CODES)}
     return {
         "Task": _object(names, **task),
         "TaskOfList": _object([name for name in names if name != "payload"], **task),
         "Run": _object(sorted(run), **run),
+        "Queue": _object(sorted(queue), **queue) | {"additionalProperties": False},
         "Problem": _object(
             ["type", "title", "status", "code", "detail"],
             type={"type": "string"}, title={"type": "string"}, status=whole, code=codes, detail={"type": "string"},

@@ -31,7 +31,11 @@ CODES = {
     "invalid-idempotency-key": (400, "The Idempotency-Key cannot be used", "Send 1 to 255 printable ASCII characters."),
     "invalid-parameter": (400, "A query parameter cannot be used", "Correct the parameters listed under `errors`."),
     "unauthorized": (401, "A valid API key is needed", "Send `Authorization: Bearer cj_…`; `clockjack keys create`."),
-    "forbidden": (403, "This API key may only read", "Use a key with the scope write."),
+    "forbidden": (
+        403,
+        "This API key may not do this",
+        "Use a key with the scope write; for queues, with the scope admin.",
+    ),
     "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
     "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
     "too-slow": (408, "The request took too long to arrive", "The body has to come within 20 seconds."),

@@ -14,12 +14,13 @@ from clockjack.documents import strict_json
 from clockjack.ledger import acceptance, keys
 from clockjack.ledger.acceptance import Ticket
 from clockjack.ledger.database import Database
+from clockjack.ledger.tasks import Meant
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
 MAX_LARGE_BYTES = 4_194_304  # of many registrations at once: escaped it still fits a packet of 16 MiB
 BODY_WITHIN_S = 20.0
-MAY_WRITE, READING = ("write",), ("GET", "HEAD")
+ADMIN, MAY_WRITE, READING = "admin", ("write", "admin"), ("GET", "HEAD")
 READS = ("/v1/schedules/preview", "/v1/schedules/simulate")  # a POST for its body's sake: it changes nothing
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
@@ -90,6 +91,13 @@ async def caller(request: Request) -> Caller:
     return found  # type: ignore[no-any-return]
 
 
+def admin(asking: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Who asks, whose key may change what all namespaces share; else the problem `forbidden`."""
+    if asking.scope != ADMIN:
+        raise Problem("forbidden", "Queues are shared by all namespaces: use a key with the scope admin.")
+    return asking
+
+
 async def body(request: Request) -> Body:
     """The body: at most 128 KiB, also when it comes without a length, and within 20 s."""
     return await _body(request, MAX_BODY_BYTES)
@@ -145,8 +153,30 @@ def precondition(request: Request) -> frozenset[int] | None:
     given = ",".join(request.headers.getlist("if-match")).strip()
     if not given or given == "*":
         return None
+    return _versions(given)
+
+
+def meant(request: Request) -> Meant:
+    """Which version of a task (None: there is none) a PUT is for, as If-Match and If-None-Match say; None: any."""
+    match, none_match = (",".join(request.headers.getlist(name)).strip() for name in ("if-match", "if-none-match"))
+    if not match and not none_match:
+        return None
+    wanted, unwanted = _versions(match), _versions(none_match.replace("W/", ""))
+
+    def fits(version: int | None) -> bool:
+        there = version is not None
+        matches = not match or (there if match == "*" else version in wanted)
+        known = none_match != "" and (there if none_match == "*" else version in unwanted)
+        return matches and not known
+
+    return fits
+
+
+def _versions(given: str) -> frozenset[int]:
+    """Those of the tags: what comes before the point."""
     tags = (tag.strip() for tag in given.split(","))
-    return frozenset(int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal())
+    numbers = (tag[1:-1].partition(".")[0] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"')
+    return frozenset(int(number) for number in numbers if number.isdecimal() and len(number) < 20)
 
 
 def _presented(request: Request) -> str | None:
@@ -158,5 +188,6 @@ def _presented(request: Request) -> str | None:
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
+Admin = Annotated[Caller, Depends(admin)]
 Sent = Annotated[Body, Depends(body)]
 Large = Annotated[Body, Depends(large)]

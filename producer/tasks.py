@@ -4,6 +4,7 @@ Handlers are plain functions on at most 16 threads, each with one connection of 
 ends inside the handler.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -18,8 +19,8 @@ from clockjack.ledger import acceptance, reports, tasks
 from clockjack.ledger.database import Database, from_us, to_us
 from clockjack.preview import preview
 from producer import cursors
-from producer.answers import found, json, response, schema
-from producer.requests import Asking, Id, Sent, caller, document, ticket
+from producer.answers import found, json, response, schema, unless_known
+from producer.requests import Asking, Body, Caller, Id, Sent, caller, document, ticket
 
 DUE_SOON = timedelta(seconds=6)
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
@@ -50,11 +51,18 @@ _NEW_TASK, _PREVIEW = schema(registration.NewTask), schema(registration.Preview)
 @router.post("/tasks", status_code=201, openapi_extra=_NEW_TASK)
 def register(request: Request, asking: Asking, sent: Sent) -> Response:
     """The task is registered: 201 when it is new, 200 when the task of this task_key was brought to these values."""
+    return accept(request, asking, sent, lambda: document(sent.raw))
+
+
+def accept(
+    request: Request, asking: Caller, sent: Body, registered: Callable[[], Any], only: tasks.Meant = None
+) -> Response:
+    """What `registered` gives is registered, if it may be for the version of the task that has its task_key."""
     database: Database = request.app.state.database
     mark = ticket(request, asking, sent.raw)
     try:
         now = database.clock.now() if database.clock.known else database.now()
-        values = registration.fields(registration.new_task(document(sent.raw)), now)
+        values = registration.fields(registration.new_task(registered()), now)
     except registration.Refused:
         if mark and (given := acceptance.read(database, lambda c: acceptance.given(c, mark))):
             return response(given)  # accepted at its time: a retry must not be refused because time has passed
@@ -66,7 +74,9 @@ def register(request: Request, asking: Asking, sent: Sent) -> Response:
         due.append(row["next_run_at"])
         return registration.answer(row, warnings + crowding)
 
-    done = acceptance.register(database, asking.namespace, values, actor=asking.actor, write=write, ticket=mark)
+    done = acceptance.register(
+        database, asking.namespace, values, actor=asking.actor, write=write, ticket=mark, meant=only
+    )
     telemetry.REGISTRATION.labels("http").observe(sent.age_s)
     if not done.replayed and due[-1] is not None and due[-1] - now < DUE_SOON:
         request.app.state.notices.nudge("claim")
@@ -99,9 +109,9 @@ def list_tasks(request: Request, asking: Asking, wanted: Annotated[TaskFilter, Q
 
 @router.get("/tasks/{task_id}")
 def get_task(request: Request, asking: Asking, task_id: Id) -> Response:
-    """The task with its payload."""
+    """The task with its payload; 304 without it when If-None-Match names its ETag."""
     row = _read(request, lambda c: tasks.get(c, asking.namespace, task_id))
-    return json(documents.task(found(row)))
+    return unless_known(request, documents.task(found(row)))
 
 
 @router.get("/tasks/{task_id}/runs")

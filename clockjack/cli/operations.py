@@ -18,7 +18,7 @@ from clockjack.settings import from_environment
 def keys_create(
     name: str,
     namespace: Namespace = "default",
-    scope: Annotated[str, typer.Option(help="read or write")] = "write",
+    scope: Annotated[str, typer.Option(help="read, write or admin")] = "write",
     json: Json = False,
 ) -> None:
     """A new key; it is shown this once and kept nowhere."""
@@ -26,7 +26,7 @@ def keys_create(
         if not (0 < len(text) <= most and text.isprintable() and text == text.strip()):
             raise Failed(f"{field}: expected 1 to {most} printable characters", 2)
     if scope not in keys.SCOPES:
-        raise Failed(f"scope: expected {' or '.join(keys.SCOPES)}", 2)
+        raise Failed(f"scope: expected {', '.join(keys.SCOPES)}", 2)
     with session.ledger() as database:
         made = database.transaction(lambda c: keys.create(c, namespace, name, scope))
     if json:

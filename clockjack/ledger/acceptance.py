@@ -93,17 +93,22 @@ def register(
     actor: str,
     write: Callable[[dict[str, Any], list[str]], str],
     ticket: Ticket | None = None,
+    meant: tasks.Meant = None,
 ) -> Answer:
     """The task is registered: 201 when it is new, 200 when its task_key was known.
 
     `write` words the answer, from the task's row and what is to be said of its second if that is crowded.
+    VersionConflict if it is not `meant` for the version of the task that has its task_key.
     """
 
     def work(connection: Connection) -> Change:
-        made = tasks.register(connection, namespace, values, actor=actor)
+        made = tasks.register(connection, namespace, values, actor=actor, meant=meant)
         text = write(made.task, forecast.crowding(connection, made.task))
+        if not made.changed:
+            return Change(200, text)  # done again it changes nothing, too
         if not made.created:
-            return Change(200, text)  # bringing it to the same values again changes nothing
+            mark = tasks.last_event(connection, made.task["id"])
+            return Change(200, text, lambda c: tasks.has_event(c, mark))
 
         def seen(connection: Connection) -> bool:
             row = tasks.get(connection, namespace, made.task["id"])

@@ -7,7 +7,7 @@ in parts; a task that spoils its transaction alone is parked as `invalid` with t
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -55,6 +55,7 @@ OVERDUE = (
     " AND queue NOT IN :busy AND id NOT IN :avoid"
     " ORDER BY next_run_at LIMIT :n"
 )
+FRESH_BUT = FRESH.replace(" ORDER BY", " AND queue NOT IN :paused ORDER BY")  # while a queue is paused
 PIECE = (
     "SELECT next_run_at FROM tasks FORCE INDEX (due) WHERE next_run_at >= :since"
     " AND next_run_at < UTC_TIMESTAMP(6) - INTERVAL 10 SECOND ORDER BY next_run_at LIMIT 1 OFFSET 20000"
@@ -83,11 +84,13 @@ def claim(
     memory: Memory | None = None,
     *,
     staged: bool = True,
+    paused: Collection[str] = (),
 ) -> Claimed:
     """Up to `limit` due tasks are claimed: on-time ones first, overdue ones with what is left of the batch.
 
     `ages` holds the oldest waiting age (s) of each queue: overdue work of a queue that does not keep up waits in MySQL,
-    and the others get it at their pace. `staged`: the caller will push the runs to Redis.
+    and the others get it at their pace. `staged`: the caller will push the runs to Redis. Nothing of `paused` queues is
+    claimed: it is overdue when they are resumed.
     """
     memory = memory or Memory()
     if memory.idle and not database.any(ANY):
@@ -99,10 +102,13 @@ def claim(
     def body(connection: Connection) -> Claimed:
         seen.clear()
         for page in range(PAGES):
-            there = rows(connection, FRESH, n=limit, passed=page * limit, avoid=[*memory.avoid] or [0])
+            values = {"n": limit, "passed": page * limit, "avoid": [*memory.avoid] or [0]}
+            there = (
+                rows(connection, FRESH_BUT, **values, paused=[*paused]) if paused else rows(connection, FRESH, **values)
+            )
             ids, full = [row["id"] for row in there], len(there) >= limit
             if not full:
-                late = _overdue(connection, ages, limit - len(ids), memory)
+                late = _overdue(connection, ages, limit - len(ids), memory, paused)
                 ids += [task["id"] for task in late if memory.pace.take(task["queue"], time.monotonic())]
             full = len(ids) >= limit
             found = rows(connection, TAKE, ids=sorted(ids)) if ids else []
@@ -133,10 +139,12 @@ def claim(
     )
 
 
-def _overdue(connection: Connection, ages: Mapping[str, float], n: int, memory: Memory) -> list[dict[str, Any]]:
+def _overdue(
+    connection: Connection, ages: Mapping[str, float], n: int, memory: Memory, paused: Collection[str]
+) -> list[dict[str, Any]]:
     """Overdue tasks of queues that keep up. A backlog of the others is walked through piece by piece, not each time."""
     avoid = [*memory.avoid] or [0]
-    busy = [queue for queue, age in ages.items() if age > SATURATED_S]
+    busy = [*paused, *(queue for queue, age in ages.items() if age > SATURATED_S)]
     busy += memory.pace.exhausted(ages, time.monotonic())
     if not busy:
         return rows(connection, OVERDUE, since=FIRST, before=None, n=n, busy=[""], avoid=avoid)

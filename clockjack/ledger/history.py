@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import rows
+from clockjack.ledger.queues import is_paused
 from clockjack.ledger.reports import RUN_COLUMNS, list_events
 from clockjack.ledger.tasks import get
 
@@ -28,6 +29,7 @@ class History:
     events: list[dict[str, Any]]
     runs: list[dict[str, Any]]
     neighbours: list[dict[str, Any]]
+    queue_paused: bool = False
 
 
 def history(connection: Connection, namespace: str, task_id: int) -> History | None:
@@ -48,6 +50,7 @@ def history(connection: Connection, namespace: str, task_id: int) -> History | N
         events=list_events(connection, task_id, limit=EVENTS),
         runs=runs,
         neighbours=_neighbours(connection, task_id) if any(map(_met_another, runs)) else [],
+        queue_paused=is_paused(connection, task["queue"]),
     )
 
 

@@ -42,8 +42,9 @@ def keep(connection: Connection, namespace: str, prefix: str, wanted: Mapping[st
     for key, row in known.items():  # by ascending id: so all that lock many tasks do it
         if key in wanted:
             made = tasks.register(connection, namespace, wanted[key], actor=actor)
-            same = made.task["version"] == row["version"]
-            (kept.unchanged if same else kept.added if row["state"] == "cancelled" else kept.changed).append(key)
+            (
+                kept.unchanged if not made.changed else kept.added if row["state"] == "cancelled" else kept.changed
+            ).append(key)
         elif row["state"] != "cancelled":
             control.cancel(connection, namespace, row["id"], actor=actor)
             kept.removed.append(key)

@@ -13,12 +13,12 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
 
-SCOPES = ("read", "write")
+SCOPES = ("read", "write", "admin")
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a key opens: a namespace, to `read` it only or to `write` in it, too."""
+    """What a key opens: a namespace, to `read` it or `write` in it; `admin`: also to change what all share."""
 
     namespace: str
     scope: str

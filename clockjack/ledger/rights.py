@@ -19,6 +19,7 @@ COLUMN = {
     "idempotency_keys": "created_at",
     "endpoints": "reason",
     "expectations": "queue",
+    "queues": "actor",
     "alembic_version": "version_num",
 }
 UPDATED = COLUMN | {"idempotency_keys": "status"}
@@ -38,6 +39,7 @@ NEEDS = {
         "idempotency_keys": ("SELECT", "INSERT", "UPDATE"),
         "endpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "expectations": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "queues": ("SELECT", "INSERT", "UPDATE"),
         "alembic_version": ("SELECT",),
     },
     "dispatcher": {
@@ -47,6 +49,7 @@ NEEDS = {
         "task_events": ("SELECT", "INSERT", "DELETE"),
         "idempotency_keys": ("SELECT", "DELETE"),
         "expectations": ("SELECT", "UPDATE"),
+        "queues": ("SELECT",),
         "alembic_version": ("SELECT",),
     },
     "consumer": {
@@ -55,6 +58,7 @@ NEEDS = {
         "attempts": ("SELECT", "INSERT"),
         "task_events": ("SELECT", "INSERT"),
         "endpoints": ("SELECT", "UPDATE"),
+        "queues": ("SELECT",),
         "alembic_version": ("SELECT",),
     },
 }

@@ -4,7 +4,7 @@ Pause, cancel and edit write the task row only; the verdict at the start of a ru
 the same happens for an UPDATE made with plain SQL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,7 @@ SEEN = ("seen_state", "seen_schedule_version")  # what a writer of ours saw last
 IDENTITY = ("id", "namespace", "task_key", "group_key", "offset_s")
 COLUMNS = ", ".join((*IDENTITY, *WORK, *LIMITS, *SCHEDULE, *POLICIES, *STANDING, *SEEN, "created_at", "updated_at"))
 EDITABLE = (*SCHEDULE, *POLICIES, *WORK, *LIMITS)
+Meant = Callable[[int | None], bool] | None  # of which version of the task a registration is meant; None: of any
 
 
 class StateConflict(Exception):
@@ -40,10 +41,11 @@ class VersionConflict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What a registration did: the task's row, and whether it is new."""
+    """What a registration did: the task's row, whether it is new, and whether anything was written."""
 
     task: dict[str, Any]
     created: bool
+    changed: bool = True
 
 
 def schedule_of(row: Any) -> Schedule:
@@ -66,28 +68,28 @@ def schedule_of(row: Any) -> Schedule:
     )
 
 
-def register(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
+def register(
+    connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str, meant: Meant = None
+) -> Registered:
     """The task is in the ledger: a new one, or the one of the same `task_key` brought to `fields` (validated values).
 
     An unchanged schedule keeps its next_run_at; a changed one counts from now. A cancelled or invalid task of that key
     becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call
-    again after the rollback. ScheduleError if with the slots of its id the task never fires.
+    again after the rollback. ScheduleError if with the slots of its id the task never fires. VersionConflict if it is
+    not `meant` for the version of that task (None: there is none).
     """
-    if fields.get("task_key") is not None:
-        found = rows(
-            connection,
-            f"SELECT {COLUMNS} FROM tasks WHERE namespace = :n AND task_key = :k FOR UPDATE",
-            n=namespace,
-            k=fields["task_key"],
-        )
-        if found:
-            return renew(connection, found[0], fields, actor=actor)
-    return add(connection, namespace, fields, actor=actor)
+    key = fields.get("task_key")
+    task = None if key is None else of_key(connection, namespace, key, lock=True)
+    if meant is not None and not meant(task["version"] if task else None):
+        is_at = f"the task is at version {task['version']}" if task else "there is no task of this task_key"
+        raise VersionConflict(f"{is_at}: read it and decide anew")
+    return renew(connection, task, fields, actor=actor) if task else add(connection, namespace, fields, actor=actor)
 
 
 def renew(connection: Connection, task: dict[str, Any], fields: dict[str, Any], *, actor: str) -> Registered:
     """The locked row `task` is brought to `fields` by another registration of its key."""
-    return Registered(edit(connection, task, _values(fields), actor=actor), created=False)
+    row = edit(connection, task, _values(fields), actor=actor)
+    return Registered(row, created=False, changed=row["version"] != task["version"])
 
 
 def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
@@ -138,12 +140,16 @@ def _first_run(row: dict[str, Any], now: datetime) -> datetime:
 
 def get(connection: Connection, namespace: str, task_id: int, *, lock: bool = False) -> dict[str, Any] | None:
     """The task's row, or None where this namespace has no such task."""
-    found = rows(
-        connection,
-        f"SELECT {COLUMNS} FROM tasks WHERE id = :i AND namespace = :n" + (" FOR UPDATE" if lock else ""),
-        i=task_id,
-        n=namespace,
-    )
+    return _one(connection, "id = :i AND namespace = :n", lock, i=task_id, n=namespace)
+
+
+def of_key(connection: Connection, namespace: str, task_key: str, *, lock: bool = False) -> dict[str, Any] | None:
+    """The row of the task of this `task_key`, or None."""
+    return _one(connection, "namespace = :n AND task_key = :k", lock, n=namespace, k=task_key)
+
+
+def _one(connection: Connection, where: str, lock: bool, **values: Any) -> dict[str, Any] | None:
+    found = rows(connection, f"SELECT {COLUMNS} FROM tasks WHERE {where}" + (" FOR UPDATE" if lock else ""), **values)
     return found[0] if found else None
 
 

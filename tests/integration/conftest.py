@@ -30,6 +30,7 @@ from tests.integration.life import owner
 from tests.integration.serving import Producer
 
 TABLES = ("tasks", "runs", "attempts", "task_events", "api_keys", "idempotency_keys", "endpoints", "expectations")
+TABLES += ("queues",)
 
 
 @pytest.fixture(scope="session")

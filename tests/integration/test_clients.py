@@ -221,7 +221,7 @@ def test_the_types_are_those_of_the_answers(client: Client, database: Database) 
         (answers.TaskRun, next(iter(client.runs(daily["id"])))), (answers.Group, group),
         (answers.Task, group["members"][0]),
         (answers.Explanation, client.explain(daily["id"])), (answers.Controlled, client.control("pause", all=True)),
-        (answers.Forecast, client.forecast()),
+        (answers.Forecast, client.forecast()), (answers.QueueStates, client.queues()),
         (answers.Backfilled, client.backfill(daily["id"], begin, begin, dry_run=True)),
     ]  # fmt: skip
     for kind, document in found:

@@ -126,7 +126,8 @@ def test_a_run_that_was_claimed_before_the_edit_does_not_start(database: Databas
 def test_edit_by_http(http: TestClient) -> None:
     made = http.post("/v1/tasks", json={"handler": "mock", "every_s": 60, "name": "n"})
     path = f"/v1/tasks/{made.json()['id']}"
-    assert made.headers["etag"] == http.get(path).headers["etag"] == '"1"'
+    assert made.headers["etag"] == http.get(path).headers["etag"]
+    assert made.headers["etag"].startswith('"1.')
     answer = http.patch(path, json={"cron": "0 5 * * *", "name": None})
     assert answer.status_code == 200, answer.text
     document = answer.json()
@@ -136,7 +137,7 @@ def test_edit_by_http(http: TestClient) -> None:
         None,
         2,
     )
-    assert answer.headers["etag"] == '"2"'
+    assert answer.headers["etag"] == http.get(path).headers["etag"]
     assert {n: v for n, v in document.items() if n != "warnings"} == http.get(path).json()
     assert_problem(http.patch("/v1/tasks/999999", json={"name": "x"}), 404, "not-found")
     http.delete(path)
@@ -160,7 +161,7 @@ def test_if_match(http: TestClient) -> None:
         end = {"*": "/resume"}.get(right, "/pause")
         answer = http.post(path + end, headers={"If-Match": right})
         assert answer.status_code == 200, answer.text
-    assert http.delete(path, headers={"If-Match": '"4"'}).headers["etag"] == '"5"'
+    assert http.delete(path, headers={"If-Match": http.get(path).headers["etag"]}).json()["version"] == 5
 
 
 def test_an_edit_with_a_key_is_made_once(http: TestClient) -> None:
@@ -170,7 +171,7 @@ def test_an_edit_with_a_key_is_made_once(http: TestClient) -> None:
     assert [a.status_code for a in answers] == [200, 200]
     assert answers[0].text == answers[1].text
     assert answers[1].headers["idempotency-replayed"] == "true"
-    assert answers[1].headers["etag"] == '"2"'
+    assert answers[1].headers["etag"] == answers[0].headers["etag"]
     assert_problem(http.patch(path, json={"in_s": 61}, headers=headers), 422, "idempotency-key-reused")
 
 

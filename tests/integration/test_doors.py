@@ -148,6 +148,38 @@ def one_key(doors: Doors, door: str, database: Database) -> bool:
     return first == second and task(database, first)["cron"] == "0 10 * * *"
 
 
+def same_again(doors: Doors, door: str, database: Database) -> bool:
+    """No new version, no event, and the next run stays where it is."""
+    read = (
+        "SELECT id, version, next_run_at, updated_at, (SELECT COUNT(*) FROM task_events WHERE task_id = tasks.id) AS n"
+        " FROM tasks WHERE task_key IS NOT NULL"
+    )
+    try:
+        made = [(doors.register(door, cron="0 9 * * *", task_key="k"), select(database, read)) for _ in range(2)]
+    except Rejected:
+        return False
+    return made[0] == made[1] and made[0][1][0]["version"] == 1
+
+
+def conditional(doors: Doors, door: str, database: Database) -> bool:
+    if door not in ("HTTP", "Client"):
+        return False
+    document = {"handler": "mock", "every_s": 60}
+
+    def send(**wanted: Any) -> int:
+        if door == "Client":
+            try:
+                return doors.client.put_task("k", **document, **wanted)["version"]
+            except ClientError as error:
+                return int(error.status or 0)
+        headers = {"If-None-Match": "*"} if "if_new" in wanted else {"If-Match": f'"{wanted["if_version"]}"'}
+        answer = doors.http.put("/v1/tasks/by-key/k", json=document, headers=headers)
+        return int(answer.json()["version"] if answer.is_success else answer.status_code)
+
+    sent = [send(if_version=1), send(if_new=True), send(if_new=True), send(if_version=2), send(if_version=1)]
+    return sent == [412, 1, 412, 412, 1]
+
+
 def together(doors: Doors, door: str, database: Database) -> bool:
     """A rollback of the caller's takes the task with it; other doors have no connection to be given."""
     if door not in ("SQL", "enqueue"):
@@ -235,6 +267,8 @@ CHECKS: dict[str, list[Callable[[Doors, str, Database], bool]]] = {
     "misfire, overlap, max_lateness_s": [row_of(cron="0 * * * *", misfire="all", overlap="skip", max_lateness_s=60)],
     "a payload of one's own": [row_of(cron="30 2 * * *", payload={"b": 2})],
     "the same task_key changes the same task": [one_key],
+    "sent again with its task_key, the same changes nothing": [same_again],
+    "If-Match, If-None-Match: only that version, only if new": [conditional],
     "together with the caller's own rows": [together],
     "an Idempotency-Key": [one_answer],
     "a wrong schedule is refused at once": [refused],

@@ -40,6 +40,7 @@ COLUMNS = {
     "idempotency_keys": ("created_at", "UTC_TIMESTAMP()"),
     "endpoints": ("reason", "'x'"),
     "expectations": ("queue", "'x'"),
+    "queues": ("actor", "'x'"),
     "alembic_version": ("version_num", "'x'"),
 }
 # user, table: the verbs that are granted; TRUNCATE and DROP are one right to the server
@@ -49,16 +50,18 @@ MAY = {
         "task_events": {"select", "insert"}, "api_keys": {"select"}, "idempotency_keys": {"select", "insert"},
         "endpoints": {"select", "insert", "update", "delete"},
         "expectations": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
+        "queues": {"select", "insert", "update"},
     },
     "dispatcher": {
         "tasks": {"select", "insert", "update", "delete"}, "expectations": {"select", "update"},
         "runs": {"select", "insert", "update", "alter", "truncate"},
         "attempts": {"select", "insert", "delete"}, "task_events": {"select", "insert", "delete"},
-        "idempotency_keys": {"select", "delete"}, "alembic_version": {"select"},
+        "idempotency_keys": {"select", "delete"}, "alembic_version": {"select"}, "queues": {"select"},
     },
     "consumer": {
         "tasks": {"select", "update"}, "runs": {"select", "update"}, "attempts": {"select", "insert"},
         "task_events": {"select", "insert"}, "endpoints": {"select", "update"}, "alembic_version": {"select"},
+        "queues": {"select"},
     },
     "sql_producer": {"tasks": {"select", "update"}},
     "python_producer": {"tasks": {"select", "insert", "update"}, "task_events": {"insert"}},

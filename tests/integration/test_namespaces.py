@@ -29,6 +29,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/runs/retry"): {},
     ("post", "/v1/schedules/preview"): {"every_s": 60},
     ("post", "/v1/schedules/simulate"): {"every_s": 60, "from": "2030-01-01T00:00:00Z", "to": "2030-01-01T01:00:00Z"},
+    ("put", "/v1/tasks/by-key/{task_key}"): {"handler": "mock", "every_s": 60},
     ("patch", "/v1/tasks/{task_id}"): {"name": "changed"},
     ("put", "/v1/groups/{group_key}"): GROUP,
     ("post", "/v1/groups/{group_key}/move"): {"anchor_at": "2030-02-01T00:00:00Z"},
@@ -38,8 +39,12 @@ BODIES: dict[tuple[str, str], Any] = {
     ("patch", "/v1/endpoints/{name}"): {"success": "200"},
     ("post", "/v1/expectations"): {"name": "another", "expect_every_s": 60, "endpoint": "another"},
 }
-# in a group's own namespace any name may be taken
-CREATES = {("put", "/v1/groups/{group_key}")}
+# in a namespace of one's own any name may be taken
+CREATES = {("put", "/v1/groups/{group_key}"), ("put", "/v1/tasks/by-key/{task_key}")}
+# queues are everybody's, so they need the scope admin and know no namespace
+SHARED = {("post", f"/v1/queues/{{queue}}/{verb}") for verb in ("pause", "resume")}
+# clients make /v1/runs and /v1/tasks of `..` there, which are routes
+DOTS = {("get", "/v1/tasks/{task_id}/runs"), ("get", "/v1/tasks/by-key/{task_key}")}
 OPEN = {"/healthz", "/readyz", "/metrics", "/problems/{kind}", "/openapi.json"}
 NO_IDS = (
     "0", "-1", "1.5", "abc", "9" * 20, "9" * 4000, "1e3", "\u0663", " ", "1;DROP TABLE tasks", "' OR 1=1 -- ", "1 OR 1",
@@ -79,7 +84,13 @@ def ours(http: TestClient, mine: dict[str, str]) -> dict[str, str]:
     assert http.put(f"/v1/groups/{MARK}", json=GROUP, headers=mine).is_success
     for path, more in (("endpoints", {"url": f"https://{MARK}.example/"}), ("expectations", WATCHED)):
         assert http.post(f"/v1/{path}", json={"name": MARK} | more, headers=mine).status_code in (201, 409)
-    return {"task_id": str(task["id"]), "run_id": str(run.json()["id"]), "group_key": MARK, "name": MARK}
+    return {
+        "task_id": str(task["id"]),
+        "run_id": str(run.json()["id"]),
+        "group_key": MARK,
+        "task_key": MARK,
+        "name": MARK,
+    }
 
 
 def ask(http: TestClient, operation: tuple[str, str], values: dict[str, str], headers: dict[str, str]) -> Any:
@@ -134,7 +145,9 @@ def test_the_others_ids_are_not_found_and_change_nothing(
     for operation in sorted(operations, key=lambda o: o in CREATES):
         answer = ask(anonymous, operation, values, theirs)
         assert MARK not in answer.text or operation in CREATES, operation
-        if "{" in operation[1] and operation not in CREATES:
+        if operation in SHARED:
+            assert answer.status_code == 403
+        elif "{" in operation[1] and operation not in CREATES:
             assert answer.status_code == 404, (operation, answer.status_code, answer.text)
         else:
             assert answer.is_success, (operation, answer.text)
@@ -143,11 +156,12 @@ def test_the_others_ids_are_not_found_and_change_nothing(
                 listed = anonymous.get(f"/v1/tasks?{query}", headers=theirs).json()["items"]
                 assert MARK not in str(listed), query
     assert all_rows(database, "mine") == before
+    admin = {"X-API-Key": owner(database).transaction(lambda c: keys.create(c, "mine", "operator", "admin"))}
     for operation in sorted(operations, key=lambda o: o[0] == "delete" or "control" in o[1]):
         values = ours(anonymous, mine)
         if operation[1].endswith("}/retry"):
             assert anonymous.post(f"/v1/runs/{values['run_id']}/cancel", headers=mine).is_success
-        answer = ask(anonymous, operation, values, mine)
+        answer = ask(anonymous, operation, values, admin if operation in SHARED else mine)
         assert answer.is_success, f"{operation} does not work for its owner, so it shows nothing: {answer.text}"
 
 
@@ -196,12 +210,17 @@ def test_ids_that_name_nothing(
 ) -> None:
     before = all_rows(database)
     for operation in operations:
-        if "{" not in operation[1] or operation in CREATES:
+        if "{" not in operation[1] or operation in CREATES | SHARED:
             continue
         for value in (*(quote(text, safe="") for text in NO_IDS), *RAW):
-            answer = ask(anonymous, operation, dict.fromkeys(("task_id", "run_id", "group_key", "name"), value), theirs)
-            if value == ".." and operation == ("get", "/v1/tasks/{task_id}/runs"):
-                continue  # clients make /v1/runs of it, which is a route
+            answer = ask(
+                anonymous,
+                operation,
+                dict.fromkeys(("task_id", "run_id", "group_key", "name", "task_key"), value),
+                theirs,
+            )
+            if value == ".." and operation in DOTS:
+                continue
             assert answer.status_code in (400, 404, 405, 422), (operation, value, answer.status_code, answer.text)
             if operation[1].startswith("/v1/tasks") and "/" not in value and value not in ("..", "."):
                 assert answer.status_code == 404, (operation, value, answer.text)

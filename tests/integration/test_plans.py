@@ -62,11 +62,12 @@ def by_primary_key(database: Database, statement: str) -> None:
     assert int(found["rows"]) < 1000
 
 
-@pytest.mark.parametrize("statement", [claim.FRESH, claim.OVERDUE])
+@pytest.mark.parametrize("statement", [claim.FRESH, claim.FRESH_BUT, claim.OVERDUE])
 def test_claim_reads_the_due_index_in_order(filled: Database, statement: str) -> None:
     values = (
         {"avoid": [0]}
         | ({"passed": 0} if ":passed" in statement else {})
+        | ({"paused": ["x"]} if ":paused" in statement else {})
         | ({"busy": ["x"], "since": claim.FIRST, "before": None} if ":busy" in statement else {})
     )
     found = plan(filled, statement, n=500, **values)

@@ -31,7 +31,7 @@ def test_every_operation_declares_its_answers_and_problems() -> None:
                     assert "content" not in answer, (method, path)
                 elif status.startswith("2"):
                     assert answer["content"]["application/json"]["schema"], (method, path)
-                else:
+                elif status != "304":
                     assert answer == {"$ref": f"#/components/responses/{status}"}
                     assert status in described["components"]["responses"]
 
