@@ -22,6 +22,7 @@ from producer import (
     expectations,
     explain,
     groups,
+    keys,
     load,
     openapi,
     problems,
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(control.router)
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
+    app.include_router(keys.router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from clockjack import documents
 from clockjack.settings import Settings
+from producer.keys import SCHEMAS as KEYS
 from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
@@ -28,6 +29,7 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("post", "/v1/runs/{run_id}/cancel"): (409,),
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
+    ("post", "/v1/keys/{key_prefix}/rotate"): (409,),
 }
 TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}"), ("/v1/runs", "/v1/runs/{run_id}")
 STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
@@ -59,7 +61,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     answers = operation["responses"]
     answers.pop("422", None)
     statuses = {*ANYWHERE, *CONFLICTS.get((method, path), ())}
-    statuses |= {403} if method != "get" and path not in READS else set()
+    statuses |= {403} if path.startswith("/v1/keys") or (method != "get" and path not in READS) else set()
     statuses |= {404} if "{" in path else set()
     statuses |= set(WITH_BODY) if "requestBody" in operation or method in ("post", "put", "patch") else set()
     if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
@@ -86,6 +88,10 @@ def _answer(method: str, path: str) -> dict[str, Any] | None:
             items={"type": "array", "items": {"$ref": f"#/components/schemas/{item}"}},
             next_cursor={"type": ["string", "null"]},
         )
+    if path.startswith("/v1/keys"):
+        listed, made = (method, path) == ("get", "/v1/keys"), method == "post"
+        name = "Keys" if listed else "Key" if not made else "RotatedKey" if path.endswith("/rotate") else "NewKey"
+        return {"$ref": f"#/components/schemas/{name}"}
     task = path in TASKS or path in ("/v1/tasks/{task_id}/pause", "/v1/tasks/{task_id}/resume")
     return {"$ref": "#/components/schemas/Task"} if task else {"type": "object"}
 
@@ -113,6 +119,7 @@ def _schemas() -> dict[str, Any]:
             type={"type": "string"}, title={"type": "string"}, status=whole, code=codes, detail={"type": "string"},
             errors={"type": "array", "items": error},
         ),
+        **KEYS,
     }  # fmt: skip
 
 

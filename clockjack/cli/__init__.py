@@ -17,6 +17,7 @@ from clockjack.cli import (
     expect,
     explain,
     groups,
+    keys,
     load,
     operations,
     preview,
@@ -55,9 +56,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": operations.demo,
 }
 KEYS: dict[str, Callable[..., None]] = {
-    "create": operations.keys_create,
-    "list": operations.keys_list,
-    "revoke": operations.keys_revoke,
+    "create": keys.create,
+    "list": keys.list_,
+    "rotate": keys.rotate,
+    "revoke": keys.revoke,
 }
 GROUP: dict[str, Callable[..., None]] = {
     "put": groups.put,
@@ -82,10 +84,10 @@ EXPECT: dict[str, Callable[..., None]] = {
     "delete": expect.delete,
 }
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
-keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
+opening = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
 importing = typer.Typer(help="Tasks from files, kept in step with them.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
+app.add_typer(opening, name="keys")
 app.add_typer(importing, name="import")
 app.add_typer(group, name="group")
 receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=True)
@@ -94,7 +96,7 @@ expected = typer.Typer(help="Who is told when something was not heard of for too
 app.add_typer(expected, name="expect")
 TYPERS = (
     (app, COMMANDS),
-    (keys, KEYS),
+    (opening, KEYS),
     (group, GROUP),
     (importing, IMPORT),
     (receivers, ENDPOINTS),

@@ -34,6 +34,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/groups/{group_key}/move"): {"anchor_at": "2030-02-01T00:00:00Z"},
     ("post", "/v1/tasks/control"): {"action": "cancel", "all": True},
     ("post", "/v1/tasks/{task_id}/backfill"): PAST,
+    ("post", "/v1/keys"): {"name": "another"},
     ("post", "/v1/endpoints"): {"name": "another", "url": "https://example.com/"},
     ("patch", "/v1/endpoints/{name}"): {"success": "200"},
     ("post", "/v1/expectations"): {"name": "another", "expect_every_s": 60, "endpoint": "another"},
@@ -48,14 +49,20 @@ NO_IDS = (
 RAW = ("%ff", "%ed%a0%80", "%00", "%", "%zz", "1%2f..%2f2", "%31%00")
 
 
+def bearer(database: Database, namespace: str, scope: str) -> dict[str, str]:
+    """The header of a new key."""
+    key = owner(database).transaction(lambda c: keys.create(c, namespace, "test", scope))
+    return {"Authorization": f"Bearer {key}"}
+
+
 @pytest.fixture
 def theirs(anonymous: TestClient, database: Database) -> dict[str, str]:
-    return {"Authorization": f"Bearer {owner(database).transaction(lambda c: keys.create(c, 'theirs', 'test'))}"}
+    return bearer(database, "theirs", "admin")
 
 
 @pytest.fixture
 def mine(anonymous: TestClient, database: Database) -> dict[str, str]:
-    return {"Authorization": f"Bearer {owner(database).transaction(lambda c: keys.create(c, 'mine', 'test'))}"}
+    return bearer(database, "mine", "admin")
 
 
 @pytest.fixture
@@ -79,7 +86,9 @@ def ours(http: TestClient, mine: dict[str, str]) -> dict[str, str]:
     assert http.put(f"/v1/groups/{MARK}", json=GROUP, headers=mine).is_success
     for path, more in (("endpoints", {"url": f"https://{MARK}.example/"}), ("expectations", WATCHED)):
         assert http.post(f"/v1/{path}", json={"name": MARK} | more, headers=mine).status_code in (201, 409)
-    return {"task_id": str(task["id"]), "run_id": str(run.json()["id"]), "group_key": MARK, "name": MARK}
+    key = http.post("/v1/keys", json={"name": MARK}, headers=mine).json()["key_prefix"]
+    named = {"task_id": task["id"], "run_id": run.json()["id"], "group_key": MARK, "name": MARK, "key_prefix": key}
+    return {name: str(value) for name, value in named.items()}
 
 
 def ask(http: TestClient, operation: tuple[str, str], values: dict[str, str], headers: dict[str, str]) -> Any:
@@ -93,6 +102,8 @@ def ask(http: TestClient, operation: tuple[str, str], values: dict[str, str], he
 def all_rows(database: Database, namespace: str | None = None) -> str:
     """All that there is, or all of what belongs to this namespace."""
     found = {table: select(database, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES}
+    for key in found["api_keys"]:
+        del key["last_used_at"]  # asking changes it, whatever is answered
     if namespace:
         ids = {row["id"] for row in found["tasks"] if row["namespace"] == namespace}
         found = {
@@ -178,7 +189,9 @@ def test_a_key_that_may_only_read_changes_nothing(
     before = all_rows(database)
     for operation in operations:
         answer = ask(anonymous, operation, values, {"Authorization": f"Bearer {key}"})
-        if operation[0] == "get" or operation[1].startswith("/v1/schedules/"):
+        if operation[1].startswith("/v1/keys"):
+            assert answer.status_code == 403, (operation, answer.text)
+        elif operation[0] == "get" or operation[1].startswith("/v1/schedules/"):
             assert answer.is_success, (operation, answer.text)
         else:
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (operation, answer.text)
@@ -193,7 +206,8 @@ def test_ids_that_name_nothing(
         if "{" not in operation[1] or operation in CREATES:
             continue
         for value in (*(quote(text, safe="") for text in NO_IDS), *RAW):
-            answer = ask(anonymous, operation, dict.fromkeys(("task_id", "run_id", "group_key"), value), theirs)
+            names = ("task_id", "run_id", "group_key", "key_prefix")
+            answer = ask(anonymous, operation, dict.fromkeys(names, value), theirs)
             if value == ".." and operation == ("get", "/v1/tasks/{task_id}/runs"):
                 continue  # clients make /v1/runs of it, which is a route
             assert answer.status_code in (400, 404, 405, 422), (operation, value, answer.status_code, answer.text)
