@@ -20,8 +20,8 @@ GRANT SELECT ON `clockjack`.attempts TO 'producer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.task_events TO 'producer'@'%';
 GRANT SELECT, INSERT (namespace, name, scope, per_second, burst, key_prefix, key_hash), UPDATE (revoked_at, last_used_at)
   ON `clockjack`.api_keys TO 'producer'@'%';
--- MySQL lets only who may update or delete a row lock it, as a new group does
-GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
+-- the answer is written at the end of the transaction that took the key
+GRANT SELECT, INSERT, UPDATE (status, answer) ON `clockjack`.idempotency_keys TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.expectations TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.alembic_version TO 'producer'@'%';

@@ -17,6 +17,7 @@ from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
 ANYWHERE = (401, 500, 503)
+TICKETS = ("/v1/tasks", "/v1/groups", "/v1/runs/{run_id}")  # what changes these takes an Idempotency-Key
 WITH_BODY = (400, 408, 413, 422)
 CONFLICTS = {  # what the state of things refuses, and versions that do not match
     ("patch", "/v1/tasks/{task_id}"): (409, 412),
@@ -63,6 +64,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     statuses = {*ANYWHERE, *CONFLICTS.get((method, path), ())}
     statuses |= {403} if path.startswith("/v1/keys") or (method != "get" and path not in READS) else set()
     statuses |= {404} if "{" in path else set()
+    statuses |= {409} if method != "get" and path.startswith(TICKETS) else set()
     statuses |= set(WITH_BODY) if "requestBody" in operation or method in ("post", "put", "patch") else set()
     if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
         statuses.add(400)

@@ -165,28 +165,42 @@ def digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def find_answer(connection: Connection, namespace: str, key: str) -> dict[str, Any] | None:
-    """The request_hash, status and answer that this Idempotency-Key stands for, or None when it is new."""
+def find_answer(connection: Connection, namespace: str, key: str, *, nowait: bool = False) -> Row | None:
+    """The request_hash, status and answer that this Idempotency-Key stands for, or None when it is new.
+
+    With `nowait` what is not committed is seen, too: it raises 1205 (MariaDB) or 3572 (MySQL) at once.
+    """
     found = rows(
         connection,
-        "SELECT request_hash, status, answer FROM idempotency_keys WHERE namespace = :n AND idempotency_key = :k",
+        "SELECT request_hash, status, answer FROM idempotency_keys WHERE namespace = :n AND idempotency_key = :k"
+        + (" FOR UPDATE NOWAIT" if nowait else ""),
         n=namespace,
         k=key,
     )
     return found[0] if found else None
 
 
-def store_answer(
-    connection: Connection, namespace: str, key: str, *, request_hash: bytes, status: int, answer: str
-) -> None:
-    """The answer is given again to whoever comes with this key. A key that exists raises 1062: roll back, find it."""
-    inserted(
+def reserve(connection: Connection, namespace: str, key: str, request_hash: bytes) -> int:
+    """The Idempotency-Key is taken until the end of the transaction; returns the id under which its answer is stored.
+
+    A key that exists raises 1062: roll back, find it.
+    """
+    return inserted(
         connection,
         "INSERT INTO idempotency_keys (namespace, idempotency_key, request_hash, status, answer)"
-        " VALUES (:namespace, :key, :request_hash, :status, :answer)",
+        " VALUES (:namespace, :key, :request_hash, 0, '')",
         namespace=namespace,
         key=key,
         request_hash=request_hash,
+    )
+
+
+def store_answer(connection: Connection, reserved: int, status: int, answer: str) -> None:
+    """The answer is given again to whoever comes with the key that was reserved."""
+    changed(
+        connection,
+        "UPDATE idempotency_keys SET status = :status, answer = :answer WHERE id = :id",
+        id=reserved,
         status=status,
         answer=answer,
     )

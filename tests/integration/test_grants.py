@@ -153,7 +153,7 @@ def test_what_is_granted_for_some_columns_is_refused_for_the_others(each: dict[s
         ("python_producer", "SELECT * FROM v_next"),
         ("python_producer", "UPDATE runs SET state = 'ready'"),
         ("python_producer", "SELECT result FROM runs"),
-        ("producer", "UPDATE idempotency_keys SET answer = 'mine'"),
+        ("producer", "UPDATE idempotency_keys SET idempotency_key = 'mine'"),
         ("producer", "UPDATE idempotency_keys SET request_hash = ''"),
         ("producer", "UPDATE api_keys SET scope = 'admin'"),
         ("producer", "UPDATE api_keys SET namespace = 'mine'"),
