@@ -14,6 +14,7 @@ from clockjack import webhooks, zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
+from clockjack.rates import Rates
 from clockjack.settings import Settings
 from producer import (
     batches,
@@ -26,6 +27,7 @@ from producer import (
     load,
     openapi,
     problems,
+    rates,
     runs,
     simulate,
     tasks,
@@ -64,8 +66,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database, app.state.queues = database, queues
     app.state.notices, app.state.watch = notices, watch
     app.state.seal = receivers.seal_of(settings)
-    app.state.doorkeeper = Doorkeeper(database)
+    app.state.doorkeeper, app.state.rates = Doorkeeper(database), Rates(settings.redis_url)
     problems.install(app)
+    app.add_middleware(rates.Told)  # around the other: problems have these headers, too
     app.include_router(batches.router)
     app.include_router(tasks.router)
     app.include_router(runs.router)

@@ -16,7 +16,7 @@ from producer.keys import SCHEMAS as KEYS
 from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
-ANYWHERE = (401, 500, 503)
+ANYWHERE = (401, 429, 500, 503)
 TICKETS = ("/v1/tasks", "/v1/groups", "/v1/runs/{run_id}")  # what changes these takes an Idempotency-Key
 WITH_BODY = (400, 408, 413, 422)
 CONFLICTS = {  # what the state of things refuses, and versions that do not match

@@ -45,6 +45,7 @@ CODES = {
     "too-large": (413, "The request is too large", "A body has at most 128 KiB (in bulk 4 MiB), a payload 64 KiB."),
     "invalid-fields": (422, "Some fields cannot be used", "Correct the fields listed under `errors`."),
     "idempotency-key-reused": (422, "This Idempotency-Key was used for another request", "Use a new key a request."),
+    "too-many-requests": (429, "This API key asks more often than it may", "Send it again after Retry-After."),
     "internal-error": (500, "Something went wrong here", "Nothing was registered. The server's log has the reason."),
     "unavailable": (503, "The database is not available at the moment", "Send the request again after Retry-After."),
 }

@@ -15,6 +15,8 @@ from clockjack.documents import strict_json
 from clockjack.ledger import acceptance, keys
 from clockjack.ledger.acceptance import Ticket
 from clockjack.ledger.database import Database
+from clockjack.rates import Rate
+from producer import rates
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
@@ -32,6 +34,7 @@ class Caller:
     namespace: str
     actor: str
     scope: str = "write"
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Doorkeeper:
         if time.monotonic() < until:
             return known
         opened = await run_in_threadpool(self._opened, key)
-        found = None if opened is None else Caller(opened.namespace, actor, opened.scope)
+        found = None if opened is None else Caller(opened.namespace, actor, opened.scope, _rate(opened))
         with self._lock:
             if len(self._known) > 1000:
                 self._known.clear()
@@ -93,6 +96,8 @@ async def caller(request: Request) -> Caller:
     found = await request.app.state.doorkeeper.caller(key)
     if found is None:
         raise Problem("unauthorized", "This API key does not exist or is revoked.")
+    if found.rate is not None:
+        await rates.keep(request, str(keys.prefix_of(key)), found.rate)
     if found.scope not in MAY_WRITE and request.method not in READING and request.url.path not in READS:
         raise Problem("forbidden")
     return found  # type: ignore[no-any-return]
@@ -162,6 +167,10 @@ def precondition(request: Request) -> frozenset[int] | None:
         return None
     tags = (tag.strip() for tag in given.split(","))
     return frozenset(int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal())
+
+
+def _rate(opened: keys.Opened) -> Rate | None:
+    return None if opened.per_second is None or opened.burst is None else Rate(opened.per_second, opened.burst)
 
 
 def _presented(request: Request) -> str | None:
