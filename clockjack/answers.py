@@ -22,6 +22,9 @@ class Task(TypedDict):
     max_failures: int
     backoff_s: int
     backoff_max_s: int
+    limit_key: str | None
+    max_concurrent: int | None
+    per_second: float | None
     run_at: str | None
     run_at_local: str | None
     cron: str | None

@@ -107,7 +107,7 @@ def _cancelled(run: Row, history: History) -> str:
     if run["reason"] == "discarded":
         return f"discarded by its handler{_error(run)}"
     if run["reason"] == "cancelled" and run["first_started_at"]:
-        return "cancelled: it had begun, and was asked to stop"
+        return "cancelled: the task was cancelled after it had begun"
     if run["reason"] != "replaced":
         return f"cancelled: {CANCELLED.get(run['reason'], run['reason'])}"
     other = _other(run, history, run["finished_at"])

@@ -54,8 +54,8 @@ GRANT SELECT,
     overlap, pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second),
   UPDATE (task_key, group_key, offset_s, name, tags, handler, queue, payload, run_at, run_at_local, cron, every_s, rrule,
     timezone, start_at, end_at, max_runs, exclude, jitter_s, dst_gap, dst_fold, misfire, max_misfires, max_lateness_s, overlap,
-    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second, state, error, next_run_at, schedule_version,
-    runs_claimed)
+    pause_after_failures, timeout_s, max_failures, backoff_s, backoff_max_s, limit_key, max_concurrent, per_second, state,
+    error, next_run_at, schedule_version, runs_claimed)
   ON `clockjack`.tasks TO 'sql_producer'@'%';
 -- the views of docs/sql.md ask with the rights of who reads them: these columns, no results and no tokens
 GRANT SELECT ON `clockjack`.v_next TO 'sql_producer'@'%';
@@ -76,10 +76,11 @@ GRANT SELECT (run_id, due_at, attempt, outcome) ON `clockjack`.attempts TO 'sql_
 -- GRANT SELECT, INSERT, UPDATE ON `app`.* TO 'consumer'@'%';
 
 -- python_producer: another service that registers by `clockjack.enqueue` in its own transactions (docs/sql.md). Of runs it
--- writes those that stand for what a changed schedule passes over, and reads whether there is one.
+-- writes those that stand for what a changed schedule passes over, and reads whether there is one. It can end no run and bring
+-- none back: the CHECK runs_live wants wake_at written with that.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'python_producer'@'%';
-GRANT SELECT (id, task_id, due_at, state, reason, skipped_until),
+GRANT SELECT (id, task_id, due_at, state, reason, skipped_until, first_started_at),
   INSERT (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at, reason, skipped_until),
-  UPDATE (skipped_until)
+  UPDATE (state, reason, skipped_until, finished_at)
   ON `clockjack`.runs TO 'python_producer'@'%';
 GRANT INSERT ON `clockjack`.task_events TO 'python_producer'@'%';

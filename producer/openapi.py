@@ -31,6 +31,10 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
     ("post", "/v1/keys/{key_prefix}/rotate"): (409,),
+    ("post", "/v1/endpoints"): (409,),
+    ("patch", "/v1/endpoints/{name}"): (409,),
+    ("post", "/v1/endpoints/{name}/rotate"): (409,),
+    ("post", "/v1/expectations"): (409,),
 }
 TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}"), ("/v1/runs", "/v1/runs/{run_id}")
 STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
@@ -70,11 +74,14 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         statuses.add(400)
     if (method, path) == ("post", "/v1/tasks"):
         answers["200"] = {"description": "The task of this task_key has these values"}
+    if path == "/v1/runs/{run_id}/cancel":
+        answers["200"] = {"description": "Cancelled"}
+        answers["202"] = {"description": "It runs, and is asked to stop"}
     if path == "/v1/tasks/bulk":
         answers["200"] = {"description": "Each for itself, with `atomic` false"}
     schema = _answer(method, path)
     for status, answer in answers.items():
-        if schema and status.startswith("2"):
+        if schema and status.startswith("2") and status != "204":  # which has no content
             answer["content"] = {"application/json": {"schema": schema}}
     answers |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
 

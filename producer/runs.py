@@ -11,6 +11,7 @@ from starlette.responses import Response
 from clockjack import documents, moments, registration, replaying
 from clockjack.ledger import acceptance, replay, slo, tasks
 from clockjack.ledger.acceptance import Change
+from clockjack.ledger.asking import cancel_run
 from producer import cursors
 from producer.answers import found, json, response, schema
 from producer.requests import Asking, Id, Sent, caller, document, ticket
@@ -75,23 +76,22 @@ def retry_many(request: Request, asking: Asking, sent: Sent) -> Response:
 @router.post("/runs/{run_id}/retry", status_code=202)
 def retry(request: Request, asking: Asking, sent: Sent, run_id: Id) -> Response:
     """The failed or cancelled run is due now, with all its attempts to come."""
-    answer = _change(request, asking, sent, run_id, replay.retry, 202)
+    answer = _change(request, asking, sent, run_id, replay.retry)
     request.app.state.notices.nudge("look")
     return answer
 
 
 @router.post("/runs/{run_id}/cancel")
 def cancel(request: Request, asking: Asking, sent: Sent, run_id: Id) -> Response:
-    """The run is cancelled; a running one is stopped, and nothing that it still does counts."""
-    return _change(request, asking, sent, run_id, replay.cancel, 200)
+    """A run that waits is cancelled; of one that runs it is accepted: its handler is asked to stop."""
+    return _change(request, asking, sent, run_id, cancel_run)
 
 
-def _change(
-    request: Request, asking: Asking, sent: Sent, run_id: int, change: Callable[..., Any], status: int
-) -> Response:
+def _change(request: Request, asking: Asking, sent: Sent, run_id: int, change: Callable[..., Any]) -> Response:
     def work(connection: Any) -> Change:
         run = found(change(connection, asking.namespace, run_id, actor=asking.actor))
         mark = tasks.last_event(connection, run["task_id"])
+        status = 200 if run["state"] == "cancelled" else 202  # what is ready or running is still to do what was asked
         return Change(status, documents.compact(documents.run(run)), lambda c: tasks.has_event(c, mark))
 
     return response(acceptance.once(request.app.state.database, work, ticket(request, asking, sent.raw)))

@@ -26,8 +26,8 @@ ROWS = (
 )
 REVIVE = (
     "state = 'ready', origin = 'backfill', attempt = attempt + 1, reason = NULL, finished_at = NULL, run_token = NULL,"
-    " skipped_until = NULL, wake_at = %s, claimed_at = %s, queue = %s, schedule_version = %s, task_version = %s,"
-    " live_task_id = %s"
+    " cancel_asked_at = NULL, skipped_until = NULL, wake_at = %s, claimed_at = %s, queue = %s, schedule_version = %s,"
+    " task_version = %s, live_task_id = %s"
 )
 
 

@@ -18,7 +18,7 @@ Key = tuple[int, datetime]
 READY_AGAIN = (
     "state = IF(cancel_asked_at IS NULL, 'ready', 'cancelled'), wake_at = IF(cancel_asked_at IS NULL, {wake}, NULL),"
     " live_task_id = IF(cancel_asked_at IS NULL, live_task_id, NULL),"
-    " reason = IF(cancel_asked_at IS NULL, reason, 'cancelled'),"
+    " reason = IF(cancel_asked_at IS NULL, reason, 'run_cancelled'),"
     " finished_at = IF(cancel_asked_at IS NULL, finished_at, UTC_TIMESTAMP(6))"
 )
 

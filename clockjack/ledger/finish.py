@@ -102,7 +102,7 @@ def _end(connection: Connection, outcome: Outcome) -> None:
         sets += "failures = failures + 1, "
     if outcome.retry_in_s is None:
         sets += "state = IF(cancel_asked_at IS NULL, %s, 'cancelled'), wake_at = NULL, live_task_id = NULL,"
-        sets += " reason = IF(cancel_asked_at IS NULL, %s, 'cancelled'), finished_at = UTC_TIMESTAMP(6)"
+        sets += " reason = IF(cancel_asked_at IS NULL, %s, 'run_cancelled'), finished_at = UTC_TIMESTAMP(6)"
         values += [OVER.get(outcome.kind, "failed"), outcome.kind]
     else:
         sets += READY_AGAIN.format(wake="UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND")

@@ -8,7 +8,7 @@ from clockjack.ledger import exact
 from clockjack.ledger.runs import Held, lock, still
 
 AS_NEVER_BEGUN = "run_token = NULL, first_started_at = IF(first_started_at = started_at, NULL, first_started_at)"
-WAITS = "reason = IF(cancel_asked_at IS NULL, 'limit', 'cancelled')"
+WAITS = "reason = IF(cancel_asked_at IS NULL, 'limit', 'run_cancelled')"
 
 
 def put_off(connection: Connection, waits: Sequence[tuple[Held, float]]) -> set[tuple[int, int]]:

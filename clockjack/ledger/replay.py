@@ -1,4 +1,4 @@
-"""Runs by hand: what is listed of a namespace, cancelled, or brought back from the dead letters.
+"""Runs by hand: what is listed of a namespace, or brought back from the dead letters.
 
 A list without an index for its filters is read by primary key, newest first, a bounded number of rows a request: a page
 may hold less than was asked for and still go on. The task's row is locked before the run's.
@@ -31,13 +31,10 @@ FILTERS = {
     "due_until": "r.due_at < :due_until",
     "late_ms": "r.first_started_at >= r.due_at + INTERVAL :late_ms * 1000 MICROSECOND",
 }
-CANCELLED = (
-    "state = 'cancelled', reason = 'run_cancelled', wake_at = NULL, live_task_id = NULL, finished_at = UTC_TIMESTAMP(6)"
-)
-# a cancelled run's consumer may be at work until its lease is over: two attempts never hold one at once
+# the consumer of a run that was replaced may be at work until its lease is over: two attempts never hold one at once
 AGAIN = (
     "state = 'ready', failures = 0, reason = NULL, error = NULL, result = NULL, finished_at = NULL,"
-    " schedule_version = %s, task_version = %s, live_task_id = %s,"
+    " cancel_asked_at = NULL, schedule_version = %s, task_version = %s, live_task_id = %s,"
     " wake_at = IF(%s AND lease_until > UTC_TIMESTAMP(6), lease_until, UTC_TIMESTAMP(6))"
 )
 
@@ -60,24 +57,6 @@ def list_runs(
             return found, None
         position = end
     return found, position
-
-
-def cancel(connection: Connection, namespace: str, run_id: int, *, actor: str) -> dict[str, Any] | None:
-    """The run is CANCELLED; None where there is none, StateConflict when it is over.
-
-    A running one loses its lease: nothing that its handler still does counts, and its consumer, which finds out at its
-    next heartbeat, stops it.
-    """
-    found = _locked(connection, namespace, run_id)
-    if found is None:
-        return None
-    task, run = found
-    if run["state"] in ("ready", "running"):
-        update_locked(connection, [(run["id"], run["due_at"])], CANCELLED)
-        tasks.event(connection, task, "run_cancelled", actor, f"run {run['id']}")
-    elif run["state"] != "cancelled":
-        raise StateConflict(f"the run is {run['state']}: only a run that is ready or running can be cancelled")
-    return get_run(connection, namespace, run_id)
 
 
 def retry(connection: Connection, namespace: str, run_id: int, *, actor: str) -> dict[str, Any] | None:

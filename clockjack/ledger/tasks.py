@@ -187,13 +187,13 @@ def leave(connection: Connection, task: Mapping[str, Any], until: datetime | Non
     state, why = ("skipped", "paused") if task["state"] == "paused" else ("cancelled", reason)
     values = {"due": due, "now": now, "until": until or now, "state": state, "why": why}
     values |= {name: task[name] for name in ("id", "schedule_version", "version", "queue")}
-    if changed(
-        connection,
-        "UPDATE runs FORCE INDEX (occurrence) SET state = :state, reason = :why, skipped_until = :until,"
-        f" finished_at = :now WHERE task_id = :id AND due_at = :due AND {EARLY}",
-        **values,
-    ):
-        return
+    # looked for without a lock: in a transaction of a guest's one on a row that is not there would keep its gap
+    early = f"SELECT id FROM runs FORCE INDEX (occurrence) WHERE task_id = :id AND due_at = :due AND {EARLY}"
+    for run in rows(connection, early, **values):
+        sets = "state = :state, reason = :why, skipped_until = :until, finished_at = :now"
+        where = f"id = :run AND due_at = :due AND {EARLY}"
+        if changed(connection, f"UPDATE runs FORCE INDEX (PRIMARY) SET {sets} WHERE {where}", **values, run=run["id"]):
+            return
     changed(
         connection,
         "INSERT INTO runs (task_id, due_at, schedule_version, task_version, queue, claimed_at, state, finished_at,"

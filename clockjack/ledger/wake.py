@@ -136,7 +136,7 @@ def _lose(
     if at_once:
         _update(connection, at_once, _AGAIN, now + look, LOST)
     sets = "state = %s, reason = %s, failures = failures + 1, wake_at = NULL, live_task_id = NULL"
-    for ended, state, reason in ((over, "failed", "lost"), (asked, "cancelled", "cancelled")):
+    for ended, state, reason in ((over, "failed", "lost"), (asked, "cancelled", "run_cancelled")):
         if ended:
             _update(connection, ended, f"{sets}, finished_at = %s, error = %s", state, reason, now, LOST)
     ordered = sorted(lost, key=lambda r: (r["id"], r["due_at"]))

@@ -86,7 +86,7 @@ def emptier(migrated_url: str) -> Iterator[sa.Engine]:
 def users(migrated_url: str) -> dict[str, str]:
     """The URL of each user of deploy/grants.sql; `stages` may do what the three stages may, and has no right else."""
     if os.environ.get("CLOCKJACK_TEST_MYSQL_URL"):  # the administrator of that server is somebody else
-        return dict.fromkeys((*grants.STAGES, "sql_producer", "stages"), migrated_url)
+        return dict.fromkeys((*grants.STAGES, "sql_producer", "python_producer", "stages"), migrated_url)
     urls = grants.users(migrated_url)
     owner = sa.create_engine(migrated_url)
     with owner.connect() as connection:

@@ -9,9 +9,9 @@ import sys
 class Producer:
     """`python -m producer` on a free port, and on the same one when it is started again."""
 
-    def __init__(self, database_url: str, redis_url: str) -> None:
+    def __init__(self, database_url: str, redis_url: str, **settings: str) -> None:
         self.port = 0
-        self._servers = {"CLOCKJACK_DATABASE_URL": database_url, "CLOCKJACK_REDIS_URL": redis_url}
+        self._settings = {"CLOCKJACK_DATABASE_URL": database_url, "CLOCKJACK_REDIS_URL": redis_url, **settings}
         self.process: subprocess.Popen[str] | None = None
 
     @property
@@ -19,7 +19,7 @@ class Producer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        environment = {**os.environ, **self._servers, "CLOCKJACK_HTTP_PORT": str(self.port)}
+        environment = {**os.environ, **self._settings, "CLOCKJACK_HTTP_PORT": str(self.port)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "producer"], env=environment, stdout=subprocess.PIPE, text=True
         )

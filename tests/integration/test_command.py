@@ -201,7 +201,7 @@ def test_a_cancelled_run_ends_its_command(bench: Bench, tmp_path: Path) -> None:
     bench.database.transaction(lambda c: asking.cancel_run(c, "default", run_id, actor="test"))
     bench.engine.beat()
     bench.until(lambda: bench.engine.empty)
-    assert (bench.state(one), run_of(bench.database, one)["reason"]) == ("cancelled", "cancelled")
+    assert (bench.state(one), run_of(bench.database, one)["reason"]) == ("cancelled", "run_cancelled")
     assert all(gone(pid) for pid in family(tmp_path))
 
 

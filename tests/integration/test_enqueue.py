@@ -1,5 +1,6 @@
 """`clockjack.enqueue`: a registration in the caller's own transaction, on each kind of connection."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from clockjack import Refused, enqueue
 from clockjack.ledger import control, tasks
 from clockjack.ledger.database import Database
 from clockjack.registration import fields, new_task
-from tests.integration.life import claim_all, deadlocks, run_of, select, sql, task
+from tests.integration.life import claim_all, deadlocks, insert, run_of, select, sql, start, task
 
 pytestmark = pytest.mark.mysql
 FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
@@ -250,6 +251,33 @@ def test_what_a_changed_schedule_passes_over_has_a_row(caller: Caller, database:
     enqueue(caller.connection, "mock", run_at=FUTURE, task_key="k")
     caller.commit()
     assert (run_of(database, made)["state"], run_of(database, made)["reason"]) == ("cancelled", "edited")
+
+
+def test_what_was_claimed_ahead_in_a_pause_has_the_reason_of_the_change(caller: Caller, database: Database) -> None:
+    made = enqueue(caller.connection, "mock", in_s=1, task_key="k")
+    caller.commit()
+    [ahead] = claim_all(database)
+    database.transaction(lambda c: control.pause(c, "default", made, actor="test"))
+    while database.now() < ahead.due_at:
+        time.sleep(0.05)
+    start(database, [ahead])
+    assert run_of(database, made)["reason"] == "paused"
+    database.transaction(lambda c: control.resume(c, "default", made, actor="test"))
+    enqueue(caller.connection, "mock", run_at=FUTURE, task_key="k")
+    caller.commit()
+    assert (run_of(database, made)["state"], run_of(database, made)["reason"]) == ("cancelled", "edited")
+
+
+def test_an_open_transaction_that_passed_something_over_keeps_no_gap(url: str, database: Database) -> None:
+    caller, close = open_caller("pymysql", url)
+    made = enqueue(caller.connection, "mock", run_at=database.now().replace(tzinfo=UTC), task_key="k")
+    caller.commit()
+    enqueue(caller.connection, "mock", run_at=FUTURE, task_key="k")
+    other = insert(database)
+    assert other > made, "its row is the next one in the index of occurrences"
+    assert [one.run_id for one in claim_all(database)] == [run_of(database, other)["id"]]
+    caller.commit()
+    close()
 
 
 def test_the_end_of_a_pause_is_written(caller: Caller, database: Database) -> None:

@@ -151,7 +151,7 @@ def test_what_is_granted_for_some_columns_is_refused_for_the_others(each: dict[s
         ("sql_producer", "SELECT run_token FROM runs"),
         ("sql_producer", "SELECT error FROM attempts"),
         ("python_producer", "SELECT * FROM v_next"),
-        ("python_producer", "UPDATE runs SET state = 'ready'"),
+        ("python_producer", "UPDATE runs SET wake_at = NULL"),
         ("python_producer", "SELECT result FROM runs"),
         ("producer", "UPDATE idempotency_keys SET idempotency_key = 'mine'"),
         ("producer", "UPDATE idempotency_keys SET request_hash = ''"),

@@ -92,11 +92,17 @@ def ours(http: TestClient, mine: dict[str, str]) -> dict[str, str]:
 
 
 def ask(http: TestClient, operation: tuple[str, str], values: dict[str, str], headers: dict[str, str]) -> Any:
+    """What the operation answers, which is something that its description names."""
     method, path = operation
     for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     body = BODIES.get(operation)
-    return http.request(method, path, content=None if body is None else json.dumps(body), headers=headers)
+    answer = http.request(method, path, content=None if body is None else json.dumps(body), headers=headers)
+    application: Any = http.app
+    described = set(application.openapi()["paths"][operation[1]][method]["responses"])
+    # an id that is no segment of a path may lead to another route, or to none
+    assert str(answer.status_code) in described | {"404", "405"}, (operation, answer.status_code)
+    return answer
 
 
 def all_rows(database: Database, namespace: str | None = None) -> str:
@@ -206,7 +212,7 @@ def test_ids_that_name_nothing(
         if "{" not in operation[1] or operation in CREATES:
             continue
         for value in (*(quote(text, safe="") for text in NO_IDS), *RAW):
-            names = ("task_id", "run_id", "group_key", "key_prefix")
+            names = ("task_id", "run_id", "group_key", "name", "key_prefix")
             answer = ask(anonymous, operation, dict.fromkeys(names, value), theirs)
             if value == ".." and operation == ("get", "/v1/tasks/{task_id}/runs"):
                 continue  # clients make /v1/runs of it, which is a route
@@ -215,6 +221,16 @@ def test_ids_that_name_nothing(
                 assert answer.status_code == 404, (operation, value, answer.text)
             assert answer.headers["content-type"] == "application/problem+json", (operation, value)
     assert all_rows(database) == before
+
+
+@pytest.mark.parametrize("path", ["/v1/endpoints", "/v1/expectations"])
+def test_a_name_is_taken_once_in_each_namespace(
+    anonymous: TestClient, mine: dict[str, str], theirs: dict[str, str], path: str
+) -> None:
+    for headers in (mine, theirs):
+        assert ask(anonymous, ("post", "/v1/endpoints"), {}, headers).status_code == 201
+        answers = [ask(anonymous, ("post", path), {}, headers).status_code for _ in range(2)]
+        assert answers == ([409, 409] if path == "/v1/endpoints" else [201, 409])
 
 
 def test_names_of_groups_that_cannot_be(anonymous: TestClient, database: Database, theirs: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""run.heartbeat(progress) and run.cancelled: what a handler says and hears while it works."""
+"""run.heartbeat(progress): what a handler says while it works."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,14 @@ import pytest
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-from clockjack import Discard, LeaseLost, Retry, Run, Snooze
-from clockjack.ledger import asking, control, runs, wake
+from clockjack import LeaseLost, Run
+from clockjack.ledger import asking, wake
 from clockjack.ledger.database import Database
-from clockjack.ledger.finish import Outcome
 from clockjack.queues import Queues
 from clockjack.settings import Settings
 from consumers.execution import Job
 from consumers.isolation import Children
-from tests.integration.life import claim_all, finish, held, insert, make_due, run_of, select, sql, start
+from tests.integration.life import make_due, run_of
 from tests.integration.test_consumer import Bench
 
 pytestmark = pytest.mark.mysql
@@ -61,11 +60,6 @@ class Slow:
 def progress(bench: Bench, task_id: int) -> str | None:
     found: str | None = run_of(bench.database, task_id)["progress"]
     return found
-
-
-def cancel(bench: Bench, task_id: int, namespace: str = "default") -> dict[str, Any] | None:
-    run = run_of(bench.database, task_id)
-    return bench.database.transaction(lambda c: asking.cancel_run(c, namespace, run["id"], actor="key:abc"))
 
 
 def test_progress_rides_with_the_heartbeat_and_costs_no_statement(bench: Bench) -> None:
@@ -166,124 +160,6 @@ def test_a_lost_lease_is_raised(bench: Bench) -> None:
     assert len(seen) == 1
 
 
-def test_a_run_that_is_cancelled_while_it_runs_hears_it_and_decides(bench: Bench) -> None:
-    def stop(run: Run) -> None:
-        if run.cancelled:
-            raise Discard("told to")
-
-    slow = Slow(bench, stop, last=stop)
-    bench.engine.beat()
-    assert slow.run is not None
-    assert not slow.run.cancelled
-    found = cancel(bench, slow.task_id)
-    assert found is not None
-    assert found["state"] == "running"
-    assert found["cancel_asked_at"] is not None
-    assert not slow.run.cancelled
-    bench.engine.beat()
-    assert slow.run.cancelled
-    run = slow.end()
-    assert (run["state"], run["reason"], run["failures"]) == ("cancelled", "cancelled", 0)
-    outcomes = select(bench.database, "SELECT outcome, error FROM attempts")
-    assert outcomes == [{"outcome": "cancelled", "error": "Discard: told to"}]
-    events = select(bench.database, "SELECT actor, detail FROM task_events WHERE action = 'run_cancelled'")
-    assert events == [{"actor": "key:abc", "detail": f"run {run['id']}"}]
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        lambda run: 1 / 0,
-        lambda run: Retry(5),
-        lambda run: Snooze(5),
-        lambda run: Discard("no"),
-    ],
-)
-@pytest.mark.parametrize("heard", [True, False])
-def test_however_it_ends_but_well_it_is_cancelled(bench: Bench, last: Any, heard: bool) -> None:
-    slow = Slow(bench, lambda run: None, last)
-    cancel(bench, slow.task_id)
-    if heard:
-        bench.engine.beat()
-    run = slow.end()
-    assert (run["state"], run["reason"], run["wake_at"]) == ("cancelled", "cancelled", None)
-    assert run["finished_at"] is not None
-
-
-def test_what_ends_well_all_the_same_has_succeeded(bench: Bench) -> None:
-    slow = Slow(bench, lambda run: None, last=lambda run: "done")
-    cancel(bench, slow.task_id)
-    bench.engine.beat()
-    run = slow.end()
-    assert (run["state"], run["result"], run["reason"]) == ("succeeded", '"done"', None)
-
-
-def test_a_lost_attempt_of_a_cancelled_run_is_the_last(bench: Bench) -> None:
-    one = insert(bench.database)
-    start(bench.database, claim_all(bench.database))
-    cancel(bench, one)
-    make_due(bench.database, run_of(bench.database, one)["id"])
-    assert wake.look_again(bench.database, {})[0] == []
-    run = run_of(bench.database, one)
-    assert (run["state"], run["reason"], run["failures"]) == ("cancelled", "cancelled", 1)
-
-
-def test_one_that_has_not_begun_is_cancelled_when_it_is_handed_back(bench: Bench) -> None:
-    one = insert(bench.database)
-    started = start(bench.database, claim_all(bench.database))
-    cancel(bench, one)
-    assert bench.database.transaction(lambda c: runs.hand_back(c, held(started))) == set()
-    assert run_of(bench.database, one)["state"] == "cancelled"
-
-
-def test_a_run_that_waits_is_cancelled_at_once_and_never_starts(bench: Bench) -> None:
-    one = bench.due()
-    found = cancel(bench, one)
-    assert found is not None
-    assert (found["state"], found["reason"], found["cancel_asked_at"]) == ("cancelled", "cancelled", None)
-    bench.handle = lambda run: pytest.fail("it began")
-    bench.engine.bell.set()
-    while bench.engine.step():
-        pass
-    assert bench.state(one) == "cancelled"
-
-
-def test_a_run_that_is_over_or_of_somebody_else_stays(bench: Bench) -> None:
-    one = insert(bench.database)
-    started = start(bench.database, claim_all(bench.database))
-    finish(bench.database, Outcome(held(started)[0], "succeeded"))
-    before = run_of(bench.database, one)
-    assert (cancel(bench, one) or {})["state"] == "succeeded"
-    assert cancel(bench, one, namespace="other") is None
-    assert run_of(bench.database, one) == before
-    assert select(bench.database, "SELECT id FROM task_events WHERE action = 'run_cancelled'") == []
-
-
-@pytest.mark.parametrize("door", ["api", "sql", "delete"])
-def test_a_task_that_is_cancelled_while_it_runs_is_heard_too(bench: Bench, door: str) -> None:
-    slow = Slow(bench, lambda run: None, last=lambda run: 1 / 0)
-    one = slow.task_id
-    if door == "api":
-        bench.database.transaction(lambda c: control.cancel(c, "default", one, actor="key:abc"))
-    elif door == "sql":
-        sql(bench.database, "UPDATE tasks SET state = 'cancelled' WHERE id = :i", i=one)
-    else:
-        sql(bench.database, "DELETE FROM tasks WHERE id = :i", i=one)
-    bench.engine.beat()
-    assert slow.run is not None
-    assert slow.run.cancelled
-    assert slow.end()["state"] == "cancelled"
-
-
-def test_a_task_that_is_paused_or_edited_goes_on(bench: Bench) -> None:
-    slow = Slow(bench, lambda run: None)
-    bench.database.transaction(lambda c: control.pause(c, "default", slow.task_id, actor="key:abc"))
-    bench.engine.beat()
-    assert slow.run is not None
-    assert not slow.run.cancelled
-    assert slow.end()["state"] == "succeeded"
-
-
 def test_in_a_child(database: Database, queues: Queues) -> None:
     settings = Settings(database_url="", redis_url=queues.url, handlers=("tests.integration.untrusted",))
     children, bench = Children(settings, 1), Bench(database, queues, size=1)
@@ -298,10 +174,11 @@ def test_in_a_child(database: Database, queues: Queues) -> None:
     bench.until(lambda: any(job.progress for job in pool.jobs.values()), within_s=20)
     bench.engine.beat()
     assert progress(bench, one) == '{"waits":true}'
-    cancel(bench, one)
+    run_id = run_of(database, one)["id"]
+    database.transaction(lambda c: asking.cancel_run(c, "default", run_id, actor="test"))
     bench.engine.beat()
     bench.until(lambda: bench.engine.empty, within_s=20)
-    assert (bench.state(one), run_of(database, one)["reason"]) == ("cancelled", "cancelled")
+    assert (bench.state(one), run_of(database, one)["reason"]) == ("cancelled", "run_cancelled")
     two = bench.due(handler="untrusted.heed", payload='"once"')  # nobody told this one, in the same child
     bench.until(lambda: bench.engine.empty and bench.state(two) == "succeeded", within_s=20)
     assert run_of(database, two)["result"] == "false"

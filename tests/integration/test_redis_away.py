@@ -453,8 +453,8 @@ def test_processes_begin_work_and_end_without_redis(tmp_path: Path, how: str) ->
                 file.unlink()  # it comes back empty
             stage.redis.start()
         until(lambda: stage.queues.served(), 10)
-        seen = {worker.name: worker for worker in Worker.all(connection=stage.queues.redis)}
-        assert {*stage.queues.consumers()} <= {*seen}
+        redis = stage.queues.redis
+        until(lambda: {*stage.queues.consumers()} <= {worker.name for worker in Worker.all(connection=redis)}, 10)
         expected |= stage.register([stage.now_us() + n * 100_000 for n in range(20)])
         assert effects.wait(expected, 30)
         done = count(effects, expected)

@@ -1,15 +1,14 @@
-"""/v1/runs: lists that stay cheap, retries and cancellations that the stages carry out."""
+"""/v1/runs: lists that stay cheap, and retries that the stages carry out."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
 
-from clockjack.ledger import replay, slo
+from clockjack.ledger import overlap, replay, slo
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues
-from tests.integration.life import insert, run_of, select, sql
+from tests.integration.life import claim_all, insert, run_of, select, sql, start
 from tests.integration.test_consumer import Bench
 from tests.integration.test_http import assert_problem
 from tests.integration.test_plans import filled, plan
@@ -48,7 +47,6 @@ def test_a_failed_run_that_is_retried_runs_once_more(http: TestClient, bench: Be
     done = http.get(f"/v1/runs/{run}").json()
     assert (done["result"], done["attempt"], len(done["attempts"])) == ({"attempt": 2}, 2, 1)
     assert_problem(http.post(f"/v1/runs/{run}/retry"), 409, "state-conflict")
-    assert_problem(http.post(f"/v1/runs/{run}/cancel"), 409, "state-conflict")
     actions = [row["action"] for row in select(bench.database, "SELECT action FROM task_events ORDER BY id")]
     assert actions.count("run_retried") == 1
 
@@ -91,52 +89,15 @@ def test_nothing_of_a_cancelled_task_is_retried(http: TestClient, bench: Bench) 
     assert bench.state(task) == "failed"
 
 
-def test_a_ready_run_that_is_cancelled_never_starts(http: TestClient, bench: Bench) -> None:
-    begun: list[int] = []
-    bench.handle = lambda run: begun.append(1)
-    task = bench.due()
+def test_a_run_that_was_replaced_is_retried_when_its_lease_is_over(http: TestClient, bench: Bench) -> None:
+    """Its consumer may be at work until then."""
+    task = insert(bench.database)
+    start(bench.database, claim_all(bench.database))
     run = run_of(bench.database, task)["id"]
-    for _ in range(2):
-        answer = http.post(f"/v1/runs/{run}/cancel")
-        assert (answer.status_code, answer.json()["state"], answer.json()["reason"]) == (
-            200,
-            "cancelled",
-            "run_cancelled",
-        )
-    for _ in range(20):
-        bench.engine.step()
-    assert begun == []
-    assert bench.state(task) == "cancelled"
-    assert len(select(bench.database, "SELECT id FROM task_events WHERE action = 'run_cancelled'")) == 1
+    sql(bench.database, f"UPDATE runs SET {overlap.REPLACED} WHERE id = :i", i=run)
     assert http.post(f"/v1/runs/{run}/retry").status_code == 202
-    bench.dispatcher.look_step()
-    bench.until(lambda: bench.state(task) == "succeeded" and bench.engine.empty)
-    assert begun == [1]
-
-
-def test_a_running_run_that_is_cancelled_is_stopped_and_counts_no_more(http: TestClient, bench: Bench) -> None:
-    begun, stopped = threading.Event(), threading.Event()
-
-    def handle(run: object) -> None:
-        begun.set()
-        try:
-            while not stopped.wait(0.01):
-                pass
-        finally:
-            stopped.set()
-
-    bench.handle = handle
-    task = bench.due()
-    bench.until(begun.is_set)
-    run = run_of(bench.database, task)["id"]
-    assert http.post(f"/v1/runs/{run}/cancel").json()["state"] == "cancelled"
-    bench.until(lambda: stopped.is_set() and bench.engine.empty)
     row = run_of(bench.database, task)
-    assert (row["state"], row["reason"], row["failures"], row["wake_at"]) == ("cancelled", "run_cancelled", 0, None)
-    again = http.post(f"/v1/runs/{run}/retry")
-    assert again.status_code == 202
-    row = run_of(bench.database, task)
-    assert row["wake_at"] >= row["lease_until"] or row["lease_until"] < bench.database.now()
+    assert row["wake_at"] == row["lease_until"] > bench.database.now()
 
 
 def test_runs_are_listed_by_what_they_are(http: TestClient, database: Database) -> None:
