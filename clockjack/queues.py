@@ -11,6 +11,7 @@ runs must not overlap; handler and payload come from MySQL, which also decides w
 | clockjack:staged:Q | sorted set | job ids by due time in µs |
 | clockjack:consumers, clockjack:consumer:NAME | set, string | who serves which queue and handlers; JSON, 10 s |
 | clockjack:nudge | list | wakes one dispatcher |
+| clockjack:rate:PREFIX | string | when the whole burst of an API key is free again (`rates`) |
 | clockjack:epoch | string | gone or changed = Redis lost its data |
 """
 

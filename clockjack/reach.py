@@ -67,6 +67,10 @@ class Client(Redis):
 def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Client:
     """A client whose calls end within `timeout_s` and are never sent twice behind our back."""
     client = Client.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, TIMEOUT_S),
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
     )
     return cast(Client, client)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 
 AGAIN = {429, 502, 503}
+IN_FLIGHT = "idempotency-key-in-flight"  # 409: the same request, sent before, has no answer yet
 LONGEST_WAIT_S = 5.0
 
 
@@ -36,7 +37,7 @@ class Attempts:
     def refused(self, response: httpx2.Response) -> float:
         """The same of an answer that is a problem; ClientError at once of one that would come again."""
         failed = ClientError(response.status_code, _problem(response))
-        if response.status_code not in AGAIN:
+        if response.status_code not in AGAIN and failed.code != IN_FLIGHT:
             raise failed
         return self._pause_s(failed, min(_seconds(response.headers.get("retry-after")), LONGEST_WAIT_S))
 

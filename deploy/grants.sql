@@ -2,7 +2,7 @@
 --
 -- Run it as an administrator, after `clockjack migrate`; again after an upgrade; it may be run any number of times. Before:
 -- replace each 'change-me' by a password of its own, and `clockjack` by the name of your database if it has another.
--- `clockjack migrate`, `clockjack keys` and backups are the work of the database's owner, who needs no line here.
+-- `clockjack migrate` and backups are the work of the database's owner, who needs no line here.
 -- Tests run every stage as its own user, and try that what is not granted here is refused.
 
 CREATE USER IF NOT EXISTS 'producer'@'%' IDENTIFIED BY 'change-me';
@@ -11,15 +11,17 @@ CREATE USER IF NOT EXISTS 'consumer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'sql_producer'@'%' IDENTIFIED BY 'change-me';
 CREATE USER IF NOT EXISTS 'python_producer'@'%' IDENTIFIED BY 'change-me';
 
--- producer: registers and changes tasks, shows what became of them. Reads API keys, makes none. Deletes endpoints and expectations only.
--- The command `clockjack` needs the same, but for `migrate` and `keys`.
+-- producer: registers and changes tasks, shows what became of them. Makes and revokes API keys, and
+-- changes no other thing of one. Deletes endpoints and expectations only.
+-- The command `clockjack` needs the same, but for `migrate`.
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.tasks TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.runs TO 'producer'@'%';
 GRANT SELECT ON `clockjack`.attempts TO 'producer'@'%';
 GRANT SELECT, INSERT ON `clockjack`.task_events TO 'producer'@'%';
-GRANT SELECT ON `clockjack`.api_keys TO 'producer'@'%';
--- MySQL lets only who may update or delete a row lock it, as a new group does
-GRANT SELECT, INSERT, UPDATE (status) ON `clockjack`.idempotency_keys TO 'producer'@'%';
+GRANT SELECT, INSERT (namespace, name, scope, per_second, burst, key_prefix, key_hash), UPDATE (revoked_at, last_used_at)
+  ON `clockjack`.api_keys TO 'producer'@'%';
+-- the answer is written at the end of the transaction that took the key
+GRANT SELECT, INSERT, UPDATE (status, answer) ON `clockjack`.idempotency_keys TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.endpoints TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `clockjack`.expectations TO 'producer'@'%';
 GRANT SELECT, INSERT, UPDATE ON `clockjack`.queues TO 'producer'@'%';

@@ -14,6 +14,7 @@ from clockjack import webhooks, zones
 from clockjack.ledger import acceptance, server
 from clockjack.ledger.database import Database, Unavailable, UnknownCommit, code
 from clockjack.queues import Queues, RedisError
+from clockjack.rates import Rates
 from clockjack.settings import Settings
 from producer import (
     batches,
@@ -23,10 +24,12 @@ from producer import (
     explain,
     groups,
     keyed,
+    keys,
     load,
     openapi,
     problems,
     queueing,
+    rates,
     runs,
     simulate,
     tasks,
@@ -65,8 +68,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database, app.state.queues = database, queues
     app.state.notices, app.state.watch = notices, watch
     app.state.seal = receivers.seal_of(settings)
-    app.state.doorkeeper = Doorkeeper(database)
+    app.state.doorkeeper, app.state.rates = Doorkeeper(database), Rates(settings.redis_url)
     problems.install(app)
+    app.add_middleware(rates.Told)  # around the other: problems have these headers, too
     app.include_router(batches.router)
     app.include_router(keyed.router)  # before the routes of a task, whose id "by-key" would be
     app.include_router(tasks.router)
@@ -79,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(control.router)
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
+    app.include_router(keys.router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),

@@ -12,10 +12,12 @@ from fastapi.openapi.utils import get_openapi
 
 from clockjack import documents
 from clockjack.settings import Settings
+from producer.keys import SCHEMAS as KEYS
 from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
-ANYWHERE = (401, 500, 503)
+ANYWHERE = (401, 429, 500, 503)
+TICKETS = ("/v1/tasks", "/v1/groups", "/v1/runs/{run_id}")  # what changes these takes an Idempotency-Key
 WITH_BODY = (400, 408, 413, 422)
 CONFLICTS = {  # what the state of things refuses, and versions that do not match
     ("patch", "/v1/tasks/{task_id}"): (409, 412),
@@ -30,6 +32,7 @@ CONFLICTS = {  # what the state of things refuses, and versions that do not matc
     ("delete", "/v1/tasks/by-key/{task_key}"): (412,),
     ("put", "/v1/groups/{group_key}"): (409,),
     ("post", "/v1/groups/{group_key}/move"): (409,),
+    ("post", "/v1/keys/{key_prefix}/rotate"): (409,),
     ("post", "/v1/endpoints"): (409,),
     ("patch", "/v1/endpoints/{name}"): (409,),
     ("post", "/v1/endpoints/{name}/rotate"): (409,),
@@ -66,8 +69,9 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
     answers = operation["responses"]
     answers.pop("422", None)
     statuses = {*ANYWHERE, *CONFLICTS.get((method, path), ())}
-    statuses |= {403} if method != "get" and path not in READS else set()
+    statuses |= {403} if path.startswith("/v1/keys") or (method != "get" and path not in READS) else set()
     statuses |= {404} if "{" in path else set()
+    statuses |= {409} if method != "get" and path.startswith(TICKETS) else set()
     statuses |= set(WITH_BODY) if "requestBody" in operation or method in ("post", "put", "patch") else set()
     if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
         statuses.add(400)
@@ -104,6 +108,10 @@ def _answer(method: str, path: str) -> dict[str, Any] | None:
             items={"type": "array", "items": {"$ref": f"#/components/schemas/{item}"}},
             next_cursor={"type": ["string", "null"]},
         )
+    if path.startswith("/v1/keys"):
+        listed, made = (method, path) == ("get", "/v1/keys"), method == "post"
+        name = "Keys" if listed else "Key" if not made else "RotatedKey" if path.endswith("/rotate") else "NewKey"
+        return {"$ref": f"#/components/schemas/{name}"}
     task = path in TASKS or path in ("/v1/tasks/{task_id}/pause", "/v1/tasks/{task_id}/resume")
     return {"$ref": "#/components/schemas/Task"} if task else {"type": "object"}
 
@@ -136,6 +144,7 @@ def _schemas() -> dict[str, Any]:
             type={"type": "string"}, title={"type": "string"}, status=whole, code=codes, detail={"type": "string"},
             errors={"type": "array", "items": error},
         ),
+        **KEYS,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clockjack.documents import compact
-from clockjack.ledger.acceptance import KeyReused
+from clockjack.ledger.acceptance import InFlight, KeyReused
 from clockjack.ledger.database import AGAIN, Unavailable, UnknownCommit, code
 from clockjack.ledger.tasks import StateConflict, VersionConflict
 from clockjack.registration import Refused
@@ -34,16 +34,22 @@ CODES = {
     "forbidden": (
         403,
         "This API key may not do this",
-        "Use a key with the scope write; for queues, with the scope admin.",
+        "Use a key with the scope write; for keys and queues, with the scope admin.",
     ),
-    "not-found": (404, "There is nothing here", "Check the id; other namespaces' tasks and runs are not shown."),
+    "not-found": (404, "There is nothing here", "Check the id; what is another namespace's is not shown."),
     "method-not-allowed": (405, "This method is not allowed here", "See the header Allow."),
     "too-slow": (408, "The request took too long to arrive", "The body has to come within 20 seconds."),
     "state-conflict": (409, "The task's state does not allow this", "Read the task and decide anew."),
+    "idempotency-key-in-flight": (
+        409,
+        "A request with this Idempotency-Key is at work",
+        "Send the request again after Retry-After: it is given the answer of the first.",
+    ),
     "precondition-failed": (412, "The task is of another version", "Read the task, decide anew, send its new ETag."),
     "too-large": (413, "The request is too large", "A body has at most 128 KiB (in bulk 4 MiB), a payload 64 KiB."),
     "invalid-fields": (422, "Some fields cannot be used", "Correct the fields listed under `errors`."),
     "idempotency-key-reused": (422, "This Idempotency-Key was used for another request", "Use a new key a request."),
+    "too-many-requests": (429, "This API key asks more often than it may", "Send it again after Retry-After."),
     "internal-error": (500, "Something went wrong here", "Nothing was registered. The server's log has the reason."),
     "unavailable": (503, "The database is not available at the moment", "Send the request again after Retry-After."),
 }
@@ -104,6 +110,8 @@ def as_problem(error: Exception) -> Problem | None:
             return as_problem(Refused([(error.field, str(error))]))
         case KeyReused():
             return Problem("idempotency-key-reused")
+        case InFlight():
+            return Problem("idempotency-key-in-flight", headers={"Retry-After": "1"})
         case StateConflict():
             return Problem("state-conflict", str(error))
         case VersionConflict():
@@ -132,6 +140,7 @@ def install(app: FastAPI) -> None:
         Refused,
         ScheduleError,
         KeyReused,
+        InFlight,
         StateConflict,
         VersionConflict,
         Unavailable,

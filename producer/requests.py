@@ -1,5 +1,6 @@
 """What a request brings: who asks, the body, the Idempotency-Key. All of it bounded before it is looked at."""
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -15,12 +16,14 @@ from clockjack.ledger import acceptance, keys
 from clockjack.ledger.acceptance import Ticket
 from clockjack.ledger.database import Database
 from clockjack.ledger.tasks import Meant
+from clockjack.rates import Rate
+from producer import rates
 from producer.problems import Problem
 
 MAX_BODY_BYTES = 131_072
 MAX_LARGE_BYTES = 4_194_304  # of many registrations at once: escaped it still fits a packet of 16 MiB
 BODY_WITHIN_S = 20.0
-ADMIN, MAY_WRITE, READING = "admin", ("write", "admin"), ("GET", "HEAD")
+MAY_WRITE, READING = ("write", "admin"), ("GET", "HEAD")
 READS = ("/v1/schedules/preview", "/v1/schedules/simulate")  # a POST for its body's sake: it changes nothing
 KEY_TRUSTED_S = 5.0  # so long a revoked key may still work
 
@@ -32,6 +35,7 @@ class Caller:
     namespace: str
     actor: str
     scope: str = "write"
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class Doorkeeper:
         known, until = self._known.get(digest, (None, 0.0))
         if time.monotonic() < until:
             return known
-        opened = await run_in_threadpool(acceptance.read, self._database, lambda c: keys.verify(c, key))
-        found = None if opened is None else Caller(opened.namespace, actor, opened.scope)
+        opened = await run_in_threadpool(self._opened, key)
+        found = None if opened is None else Caller(opened.namespace, actor, opened.scope, _rate(opened))
         with self._lock:
             if len(self._known) > 1000:
                 self._known.clear()
@@ -72,6 +76,13 @@ class Doorkeeper:
             else:
                 self._known[digest] = (found, time.monotonic() + KEY_TRUSTED_S)
         return found
+
+    def _opened(self, key: str) -> keys.Opened | None:
+        opened = acceptance.read(self._database, lambda c: keys.verify(c, key))
+        if opened and opened.stale:
+            with contextlib.suppress(Exception):  # a note for people: nobody is refused because it cannot be made
+                self._database.transaction(lambda c: keys.used(c, str(keys.prefix_of(key))), attempts=1)
+        return opened
 
 
 async def caller(request: Request) -> Caller:
@@ -86,15 +97,17 @@ async def caller(request: Request) -> Caller:
     found = await request.app.state.doorkeeper.caller(key)
     if found is None:
         raise Problem("unauthorized", "This API key does not exist or is revoked.")
+    if found.rate is not None:
+        await rates.keep(request, str(keys.prefix_of(key)), found.rate)
     if found.scope not in MAY_WRITE and request.method not in READING and request.url.path not in READS:
         raise Problem("forbidden")
     return found  # type: ignore[no-any-return]
 
 
-def admin(asking: Annotated[Caller, Depends(caller)]) -> Caller:
-    """Who asks, whose key may change what all namespaces share; else the problem `forbidden`."""
-    if asking.scope != ADMIN:
-        raise Problem("forbidden", "Queues are shared by all namespaces: use a key with the scope admin.")
+async def admin(asking: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Who asks, with a key of the scope admin, or the problem `forbidden`."""
+    if asking.scope != "admin":
+        raise Problem("forbidden", "This is for keys with the scope admin.")
     return asking
 
 
@@ -177,6 +190,10 @@ def _versions(given: str) -> frozenset[int]:
     tags = (tag.strip() for tag in given.split(","))
     numbers = (tag[1:-1].partition(".")[0] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"')
     return frozenset(int(number) for number in numbers if number.isdecimal() and len(number) < 20)
+
+
+def _rate(opened: keys.Opened) -> Rate | None:
+    return None if opened.per_second is None or opened.burst is None else Rate(opened.per_second, opened.burst)
 
 
 def _presented(request: Request) -> str | None:

@@ -17,6 +17,7 @@ from clockjack.cli import (
     expect,
     explain,
     groups,
+    keys,
     load,
     operations,
     preview,
@@ -57,9 +58,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": operations.demo,
 }
 KEYS: dict[str, Callable[..., None]] = {
-    "create": operations.keys_create,
-    "list": operations.keys_list,
-    "revoke": operations.keys_revoke,
+    "create": keys.create,
+    "list": keys.list_,
+    "rotate": keys.rotate,
+    "revoke": keys.revoke,
 }
 GROUP: dict[str, Callable[..., None]] = {
     "put": groups.put,
@@ -92,10 +94,10 @@ RUN: dict[str, Callable[..., None]] = {
 DEAD: dict[str, Callable[..., None]] = {"list": runs.dead_list, "replay": runs.dead_replay}
 QUEUE: dict[str, Callable[..., None]] = {"list": queue.list_, "pause": queue.pause, "resume": queue.resume}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
-keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
+opening = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
 group = typer.Typer(help="Tasks at offsets from one moment, changed as one.", no_args_is_help=True)
 importing = typer.Typer(help="Tasks from files, kept in step with them.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
+app.add_typer(opening, name="keys")
 app.add_typer(importing, name="import")
 app.add_typer(group, name="group")
 receivers = typer.Typer(help="Receivers of webhooks, by name.", no_args_is_help=True)
@@ -110,7 +112,7 @@ dead = typer.Typer(help="Dead letters: runs that have failed for good.", no_args
 app.add_typer(dead, name="dead")
 TYPERS = (
     (app, COMMANDS),
-    (keys, KEYS),
+    (opening, KEYS),
     (group, GROUP),
     (importing, IMPORT),
     (receivers, ENDPOINTS),

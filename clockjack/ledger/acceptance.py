@@ -1,6 +1,7 @@
 """One request is one change, also when two requests carry one key or the connection dies during COMMIT.
 
-The Idempotency-Key's row is written in the change's own transaction: either both are there or neither is.
+The Idempotency-Key's row is written in the change's own transaction: either both are there or neither is. It is written
+first and answered last, so that a second request meets the row's lock at once, and need not wait to be told so.
 """
 
 import hmac
@@ -15,10 +16,15 @@ from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownC
 
 T = TypeVar("T")
 ROUNDS = 4
+LOCKED = {1205, 3572}  # what NOWAIT raises: MariaDB, MySQL
 
 
 class KeyReused(Exception):
     """The Idempotency-Key stands for another request."""
+
+
+class InFlight(Exception):
+    """A request with this Idempotency-Key is at work: ask again in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ def once(database: Database, work: Callable[[Connection], Change], ticket: Ticke
     """`work` was committed exactly once for this ticket, and its answer is returned.
 
     Without a ticket a lost COMMIT is looked up by `Change.seen`; `work` that cannot be seen must bear being repeated.
-    Raises KeyReused, Unavailable, and what `work` raises.
+    Raises KeyReused, InFlight, Unavailable, and what `work` raises.
     """
     for round_ in range(1, ROUNDS + 1):
         last: list[Change] = []
@@ -60,16 +66,10 @@ def once(database: Database, work: Callable[[Connection], Change], ticket: Ticke
         def body(connection: Connection, last: list[Change] = last) -> Answer:
             if ticket and (before := given(connection, ticket)):
                 return before
+            reserved = ticket and keys.reserve(connection, ticket.namespace, ticket.key, ticket.request_hash)
             change = work(connection)
-            if ticket:
-                keys.store_answer(
-                    connection,
-                    ticket.namespace,
-                    ticket.key,
-                    request_hash=ticket.request_hash,
-                    status=change.status,
-                    answer=change.answer,
-                )
+            if reserved:
+                keys.store_answer(connection, reserved, change.status, change.answer)
             last[:] = [change]
             return Answer(change.status, change.answer)
 
@@ -171,8 +171,19 @@ def read(database: Database, body: Callable[[Connection], T]) -> T:
 
 
 def given(connection: Connection, ticket: Ticket) -> Answer | None:
-    """The answer that was given to this ticket, or None. Raises KeyReused when it stands for another request."""
-    found = keys.find_answer(connection, ticket.namespace, ticket.key)
+    """The answer that was given to this ticket, or None.
+
+    Raises KeyReused when it stands for another request, InFlight when the request that it came with is at work. Two
+    that find nothing at the same instant meet at the INSERT: one waits for the other there, 2 s at most.
+    """
+    try:
+        found = keys.find_answer(connection, ticket.namespace, ticket.key, nowait=True)
+    except Exception as error:
+        if code(error) not in LOCKED:
+            raise
+        found = keys.find_answer(connection, ticket.namespace, ticket.key)  # another copy may just be reading it
+        if found is None:
+            raise InFlight(ticket.key) from None
     if found is None:
         return None
     if not hmac.compare_digest(bytes(found["request_hash"]), ticket.request_hash):

@@ -171,7 +171,7 @@ def _reserved(connection: Connection, namespace: str, group_key: str) -> list[Ro
     sql = "SELECT id FROM idempotency_keys WHERE namespace = :n AND idempotency_key = :k FOR UPDATE"
     if rows(connection, sql, n=namespace, k=name):
         return _locked(connection, namespace, group_key)
-    keys.store_answer(connection, namespace, name, request_hash=keys.digest(name), status=0, answer="")
+    keys.reserve(connection, namespace, name, keys.digest(name))
     return []
 
 

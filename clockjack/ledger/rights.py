@@ -22,7 +22,7 @@ COLUMN = {
     "queues": "actor",
     "alembic_version": "version_num",
 }
-UPDATED = COLUMN | {"idempotency_keys": "status"}
+UPDATED = COLUMN | {"idempotency_keys": "status", "api_keys": "revoked_at"}
 PROBES = {
     "SELECT": "EXPLAIN SELECT {column} FROM {table}",
     "INSERT": "EXPLAIN INSERT INTO {table} ({column}) VALUES (1)",
@@ -35,7 +35,7 @@ NEEDS = {
         "runs": ("SELECT", "INSERT", "UPDATE"),
         "attempts": ("SELECT",),
         "task_events": ("SELECT", "INSERT"),
-        "api_keys": ("SELECT",),
+        "api_keys": ("SELECT", "INSERT", "UPDATE"),
         "idempotency_keys": ("SELECT", "INSERT", "UPDATE"),
         "endpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "expectations": ("SELECT", "INSERT", "UPDATE", "DELETE"),

@@ -163,6 +163,6 @@ def anonymous(app: Any) -> Iterator[TestClient]:
 
 @pytest.fixture
 def http(anonymous: TestClient, database: Database) -> TestClient:
-    key = owner(database).transaction(lambda c: keys.create(c, "default", "test"))
+    key = owner(database).transaction(lambda c: keys.create(c, "default", "test", "admin"))
     anonymous.headers["Authorization"] = f"Bearer {key}"
     return anonymous

@@ -162,6 +162,31 @@ def test_keys(shell: Shell, database: Database) -> None:
     assert shell("keys", "create", "second").startswith("cj_")
 
 
+def test_a_key_is_rotated_and_both_are_valid_meanwhile(shell: Shell, database: Database) -> None:
+    def opens(key: str) -> Any:
+        return database.transaction(lambda c: keys.verify(c, key))
+
+    how = ("--scope", "admin", "--per-second", "2.5", "--burst", "10", "--namespace", "tenant")
+    first = shell.json("keys", "create", "first", *how)
+    assert (first["per_second"], first["burst"], first["scope"]) == (2.5, 10, "admin")
+    second = shell.json("keys", "rotate", first["key_prefix"], "--overlap", "1h")
+    assert second["former"]["key_prefix"] == first["key_prefix"]
+    same = {name: second[name] for name in ("namespace", "name", "scope", "per_second", "burst")}
+    assert same == {name: first[name] for name in same}
+    assert opens(first["api_key"]) == opens(second["api_key"]) == keys.Opened("tenant", "admin", 2.5, 10)
+    shell("keys", "rotate", first["key_prefix"], "--overlap", "0")
+    assert opens(first["api_key"]) is None
+    assert "revoked" in shell.refuses("keys", "rotate", first["key_prefix"], code=1)
+    assert "no key" in shell.refuses("keys", "rotate", "nothing", code=1)
+    for wrong, field in (
+        (("--scope", "root"), "scope"),
+        (("--per-second", "0"), "per_second"),
+        (("--burst", "5"), "burst"),
+        (("--per-second", "9", "--burst", "5"), "burst"),
+    ):
+        assert field in shell.refuses("keys", "create", "x", *wrong)
+
+
 def test_doctor(shell: Shell, database: Database, queues: Queues) -> None:
     queues.announce("c1", "default", ["mock"], 50)
     assert shell.json("doctor")["ok"] is True

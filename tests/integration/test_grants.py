@@ -47,7 +47,7 @@ COLUMNS = {
 MAY = {
     "producer": {
         "tasks": {"select", "insert", "update"}, "runs": {"select", "insert", "update"}, "attempts": {"select"},
-        "task_events": {"select", "insert"}, "api_keys": {"select"}, "idempotency_keys": {"select", "insert"},
+        "task_events": {"select", "insert"}, "api_keys": {"select", "insert"}, "idempotency_keys": {"select", "insert"},
         "endpoints": {"select", "insert", "update", "delete"},
         "expectations": {"select", "insert", "update", "delete"}, "alembic_version": {"select"},
         "queues": {"select", "insert", "update"},
@@ -156,8 +156,11 @@ def test_what_is_granted_for_some_columns_is_refused_for_the_others(each: dict[s
         ("python_producer", "SELECT * FROM v_next"),
         ("python_producer", "UPDATE runs SET wake_at = NULL"),
         ("python_producer", "SELECT result FROM runs"),
-        ("producer", "UPDATE idempotency_keys SET answer = 'mine'"),
+        ("producer", "UPDATE idempotency_keys SET idempotency_key = 'mine'"),
         ("producer", "UPDATE idempotency_keys SET request_hash = ''"),
+        ("producer", "UPDATE api_keys SET scope = 'admin'"),
+        ("producer", "UPDATE api_keys SET namespace = 'mine'"),
+        ("producer", "UPDATE api_keys SET key_hash = ''"),
         ("dispatcher", "SELECT answer FROM idempotency_keys"),
     ):
         assert refusal(each[user], statement) in REFUSED, (user, statement)

@@ -59,7 +59,8 @@ class Api:
                 status, answer = self.ask(method, path, document, headers)
                 if status in accepted:
                     return answer, tries
-                if isinstance(status, int) and status < 500 and status != 429:
+                waits = status == 429 or (status == 409 and answer["code"] == "idempotency-key-in-flight")
+                if isinstance(status, int) and status < 500 and not waits:
                     raise RuntimeError(f"{method} {path}: {status} {answer}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{method} {path}: {status} for {give_up_s:.0f} s")
