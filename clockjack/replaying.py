@@ -1,9 +1,9 @@
-"""Replay of many failed runs: what may be said, and what is done, a bounded number a request."""
+"""Runs of all tasks: which are meant; and the replay of many that failed, a bounded number a request."""
 
 import time
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -16,6 +16,17 @@ from clockjack.registration import Moment
 
 MOST, BUSY_S, MOST_REFUSED = 1_000, 4.0, 100
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Which(BaseModel):
+    """Which runs are meant: due from (inclusive) and until (exclusive) these moments, begun so late at least."""
+
+    state: Literal["ready", "running", "succeeded", "failed", "cancelled", "skipped"] | None = None
+    handler: Annotated[str, Field(max_length=200)] | None = None
+    queue: Annotated[str, Field(max_length=64)] | None = None
+    due_from: Moment | None = None
+    due_until: Moment | None = None
+    late_ms: Annotated[int, Field(ge=0, le=2_592_000_000)] | None = None
 
 
 class Replay(BaseModel):

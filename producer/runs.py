@@ -1,14 +1,14 @@
 """Routes under /v1/runs: what became of occurrences, and what is done to one of them by hand."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from datetime import timedelta
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from clockjack import documents, moments, registration, replaying
+from clockjack import documents, registration, replaying
 from clockjack.ledger import acceptance, replay, slo, tasks
 from clockjack.ledger.acceptance import Change
 from clockjack.ledger.asking import cancel_run
@@ -18,18 +18,10 @@ from producer.requests import Asking, Id, Sent, caller, document, ticket
 from producer.tasks import Page, page
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
-Due = Annotated[datetime | None, BeforeValidator(moments.moment)]
 
 
-class RunFilter(Page):
-    """Which runs are wanted: due from (inclusive) and until (exclusive) these moments, begun so late at least."""
-
-    state: Literal["ready", "running", "succeeded", "failed", "cancelled", "skipped"] | None = None
-    handler: Annotated[str, Field(max_length=200)] | None = None
-    queue: Annotated[str, Field(max_length=64)] | None = None
-    due_from: Due = None
-    due_until: Due = None
-    late_ms: Annotated[int, Field(ge=0, le=2_592_000_000)] | None = None
+class RunFilter(replaying.Which, Page):
+    """Which runs are wanted, and which part of their list."""
 
 
 class Window(BaseModel):

@@ -23,6 +23,7 @@ from clockjack.cli import (
     queue,
     register,
     retime,
+    runs,
     show,
     simulate,
     tasks,
@@ -82,6 +83,13 @@ EXPECT: dict[str, Callable[..., None]] = {
     "ping": expect.ping,
     "delete": expect.delete,
 }
+RUN: dict[str, Callable[..., None]] = {
+    "list": runs.list_,
+    "get": runs.get,
+    "retry": runs.retry,
+    "cancel": runs.cancel,
+}
+DEAD: dict[str, Callable[..., None]] = {"list": runs.dead_list, "replay": runs.dead_replay}
 QUEUE: dict[str, Callable[..., None]] = {"list": queue.list_, "pause": queue.pause, "resume": queue.resume}
 app = typer.Typer(help="Schedule tasks on MySQL and Redis.", no_args_is_help=True, add_completion=False)
 keys = typer.Typer(help="API keys of the HTTP API.", no_args_is_help=True)
@@ -96,6 +104,10 @@ expected = typer.Typer(help="Who is told when something was not heard of for too
 app.add_typer(expected, name="expect")
 queues = typer.Typer(help="Queues, which all namespaces share: how they stand, paused, resumed.", no_args_is_help=True)
 app.add_typer(queues, name="queue")
+one_run = typer.Typer(help="Runs of all tasks: listed, shown, tried again, cancelled.", no_args_is_help=True)
+app.add_typer(one_run, name="run")
+dead = typer.Typer(help="Dead letters: runs that have failed for good.", no_args_is_help=True)
+app.add_typer(dead, name="dead")
 TYPERS = (
     (app, COMMANDS),
     (keys, KEYS),
@@ -104,6 +116,8 @@ TYPERS = (
     (receivers, ENDPOINTS),
     (expected, EXPECT),
     (queues, QUEUE),
+    (one_run, RUN),
+    (dead, DEAD),
 )
 for typed, commands in TYPERS:
     for name, command in commands.items():
