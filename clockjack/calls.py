@@ -13,13 +13,12 @@ from urllib.parse import quote
 from clockjack.answers import (
     Backfilled,
     Controlled,
-    Explanation,
-    Forecast,
     Group,
     Page,
     Task,
     TaskRun,
 )
+from clockjack.outlook import Explanation, Forecast
 from clockjack.sending import instant, sendable
 from clockjack.telemetry import wall_clock
 

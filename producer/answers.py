@@ -2,7 +2,6 @@
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from clockjack import documents
@@ -36,10 +35,3 @@ def found(value: T | None) -> T:
     if value is None:
         raise Problem("not-found")
     return value
-
-
-def schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """What OpenAPI says of the body."""
-    return {
-        "requestBody": {"required": required, "content": {"application/json": {"schema": model.model_json_schema()}}}
-    }

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 
 from clockjack.documents import strict_json
 from clockjack.ledger import acceptance, keys
@@ -133,6 +134,8 @@ def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
     key = given[0]
     if len(key) >= 2 and key[0] == key[-1] == '"':  # the draft's structured string; a bare one is taken too
         key = key[1:-1]
+    elif key.startswith('"'):
+        raise Problem("invalid-idempotency-key")
     usable = 1 <= len(key) <= 255 and key.isascii() and key.isprintable() and key == key.strip()
     if len(given) > 1 or not usable:
         raise Problem("invalid-idempotency-key")
@@ -142,8 +145,8 @@ def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
 
 def precondition(request: Request) -> frozenset[int] | None:
     """The versions that If-Match names; None when it is not there or takes any. What is no version matches none."""
-    given = ",".join(request.headers.getlist("if-match")).strip()
-    if not given or given == "*":
+    given = ",".join(sent := request.headers.getlist("if-match")).strip()
+    if not sent or given == "*":
         return None
     tags = (tag.strip() for tag in given.split(","))
     return frozenset(int(tag[1:-1]) for tag in tags if tag[:1] == tag[-1:] == '"' and tag[1:-1].isdecimal())
@@ -156,6 +159,19 @@ def _presented(request: Request) -> str | None:
     return request.headers.get("x-api-key")
 
 
+class _Id(Convertor[int]):
+    """So that /v1/tasks/bulk is no task: what is no number of up to 19 digits names nothing."""
+
+    regex = "[0-9]{1,19}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("id", _Id())
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
 Sent = Annotated[Body, Depends(body)]
