@@ -40,7 +40,7 @@ BODIES: dict[tuple[str, str], Any] = {
 }
 # in a group's own namespace any name may be taken
 CREATES = {("put", "/v1/groups/{group_key}")}
-OPEN = {"/healthz", "/readyz", "/metrics", "/problems/{kind}", "/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/problems/{kind}", "/openapi.json", "/docs", "/docs/try"}
 NO_IDS = (
     "0", "-1", "1.5", "abc", "9" * 20, "9" * 4000, "1e3", "\u0663", " ", "1;DROP TABLE tasks", "' OR 1=1 -- ", "1 OR 1",
     "\x00", "\n", "\r\nX: y", "\x1b[2J", "%", "..", "../../etc/passwd", "a/b", "true", "null", "{task_id}", "\ufffd",

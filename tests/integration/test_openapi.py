@@ -56,6 +56,29 @@ def test_allow_names_all_methods_of_the_path(anonymous: TestClient, method: str,
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
 
 
+def test_a_form_of_the_page_asks_with_the_key_that_it_has_and_shows_the_answer(http: TestClient) -> None:
+    task = http.post("/v1/tasks", json=HOURLY | {"name": "<b>&amp;"}).json()
+    key = http.headers.pop("Authorization").removeprefix("Bearer ")
+
+    def tried_out(path: str, **fields: str) -> Any:
+        return http.post(
+            "/docs/try", data={"path": path} | {name.replace("of_", "of."): v for name, v in fields.items()}
+        )
+
+    shown = tried_out("/v1/tasks/{task_id}", of_task_id=str(task["id"]), key=key)
+    assert shown.status_code == 200
+    assert f"<code>/v1/tasks/{task['id']}</code> answers 200." in shown.text
+    assert "&lt;b&gt;&amp;amp;" in shown.text
+    assert key not in shown.text
+    listed = tried_out("/v1/tasks", of_handler="mock", of_state="paused", key=key).text
+    assert "<code>/v1/tasks?state=paused&amp;handler=mock</code> answers 200." in listed
+    for wrong in ("", "cj_none", "caf\u00e9", "a\r\nX: b"):
+        assert "answers 401." in tried_out("/v1/tasks", key=wrong).text
+    assert "answers 404." in tried_out("/v1/tasks/{task_id}", of_task_id="../runs?x=", key=key).text
+    for path in ("/v1/none", "/v1/tasks/bulk", "http://localhost/", ""):
+        assert tried_out(path, key=key).json()["code"] == "not-found"
+
+
 @pytest.mark.parametrize("path", ["/v1/tasks/abc", "/v1/tasks/" + "9" * 5000, "/v1/tasks/-1", "/v1/runs/1.0"])
 def test_what_is_no_id_names_nothing(http: TestClient, path: str) -> None:
     assert http.get(path).json()["code"] == "not-found"
