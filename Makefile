@@ -9,7 +9,7 @@ CHAOS := $(BIN)/python -m tests.chaos
 CHAOS_OPTIONS := --seed $(or $(SEED),1) $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time prove-producer chaos chaos-short chaos-long chaos-mutants bench bench-peers lock clean
+.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time prove-producer prove-api chaos chaos-short chaos-long chaos-mutants bench bench-peers lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ prove-time: setup-dev ## the proofs of schedules and policies, one line each: ab
 
 prove-producer: setup-dev ## the proofs of what other services build on, one line each: about a minute
 	@exec $(BIN)/python -m tests.prove.producer
+
+prove-api: setup-dev ## every route against its description, by schemathesis, all checks: about 2 minutes
+	@exec $(BIN)/python -m tests.api
 
 chaos: setup-dev ## faults of every process, server, edge and COMMIT, judged by a checker: 8 minutes; SEED=1 CHAOS_JSON=file
 	@exec $(CHAOS) chaos $(CHAOS_OPTIONS)

@@ -1,14 +1,21 @@
-"""What the API answers, for readers and type checkers: the documents of docs/api.md. Moments are RFC 3339 texts."""
+"""What the API answers: for readers, for type checkers, and for its description (producer/shapes.py)."""
 
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 T = TypeVar("T")
+# a pair in Annotated is what JSON Schema says besides
+Moment = Annotated[str, ("format", "date-time")]
+Clock = Annotated[str, ("format", "local-date-time")]  # of a wall clock, without an offset
+Count = Annotated[int, ("minimum", 0)]
+Id = Annotated[int, ("minimum", 1)]
+State = Literal["active", "paused", "cancelled", "invalid"]
+RunState = Literal["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
 
 
 class Task(TypedDict):
     """A task. Without its payload in lists, with warnings after a registration."""
 
-    id: int
+    id: Id
     namespace: str
     task_key: str | None
     group_key: str | None
@@ -25,15 +32,15 @@ class Task(TypedDict):
     limit_key: str | None
     max_concurrent: int | None
     per_second: float | None
-    run_at: str | None
-    run_at_local: str | None
+    run_at: Moment | None
+    run_at_local: Clock | None
     cron: str | None
     every_s: int | None
     rrule: str | None
-    start_at: str | None
-    end_at: str | None
+    start_at: Moment | None
+    end_at: Moment | None
     max_runs: int | None
-    exclude: list[str] | None
+    exclude: list[str] | Any  # plain SQL may write anything
     timezone: str
     jitter_s: int
     dst_gap: str
@@ -43,54 +50,54 @@ class Task(TypedDict):
     max_lateness_s: int | None
     overlap: str
     pause_after_failures: int | None
-    runs_claimed: int
-    state: str
-    next_run_at: str | None
-    missed_since: str | None
-    schedule_version: int
-    version: int
+    runs_claimed: Count
+    state: State
+    next_run_at: Moment | None
+    missed_since: Moment | None
+    schedule_version: Count
+    version: Count
     error: str | None
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment
     warnings: NotRequired[list[str]]
 
 
 class Attempt(TypedDict):
     """An attempt that did not succeed."""
 
-    attempt: int
+    attempt: Count
     outcome: str
     worker: str | None
-    started_at: str | None
-    ended_at: str
+    started_at: Moment | None
+    ended_at: Moment
     error: str | None
 
 
 class TaskRun(TypedDict):
     """A run: one occurrence of a task. With its attempts where it is asked for alone."""
 
-    id: int
+    id: Id
     run_key: str
-    task_id: int
-    due_at: str
-    state: str
-    attempt: int
-    failures: int
+    task_id: Id
+    due_at: Moment
+    state: RunState
+    attempt: Count
+    failures: Count
     origin: str
     queue: str
     worker: str | None
-    schedule_version: int
-    task_version: int
-    claimed_at: str | None
-    first_started_at: str | None
-    started_at: str | None
-    finished_at: str | None
-    skipped_until: str | None
+    schedule_version: Count
+    task_version: Count
+    claimed_at: Moment | None
+    first_started_at: Moment | None
+    started_at: Moment | None
+    finished_at: Moment | None
+    skipped_until: Moment | None
     result: Any
     error: str | None
     reason: str | None
     progress: Any
-    cancel_asked_at: str | None
+    cancel_asked_at: Moment | None
     lateness_ms: float | None
     attempts: NotRequired[list[Attempt]]
 
@@ -99,62 +106,147 @@ class Group(TypedDict):
     """One-time tasks at offsets from one moment, in the order of their times."""
 
     group_key: str
-    anchor_at: str | None
-    anchor_at_local: str | None
-    timezone: str
+    anchor_at: Moment | None
+    anchor_at_local: Clock | None
+    timezone: str | None
     members: list[Task]
     warnings: list[str]
 
 
-class Explanation(TypedDict):
-    """A task in sentences."""
-
-    task_id: int
-    schedule: list[str]
-    state: list[str]
-    next: list[Any]
-    recent: list[Any]
-    warnings: list[str]
-
-
 class Refusal(TypedDict):
-    """A task that could not be changed."""
+    """A task, or run, that could not be changed."""
 
-    id: int
+    id: Id
     why: str
+
+
+class Retried(TypedDict):
+    """What was done to the failed runs that match."""
+
+    matched: Count
+    retried: Count
+    refused: list[Refusal]
+    next_cursor: str | None
 
 
 class Controlled(TypedDict):
     """What was done to all tasks that match."""
 
-    matched: int
-    changed: int
+    matched: Count
+    changed: Count
     refused: list[Refusal]
     next_cursor: NotRequired[str | None]
 
 
-class Backfilled(TypedDict):
-    """How many runs a span of the past was given."""
+class Filled(TypedDict):
+    """An occurrence in a dry run of a backfill: whether it would have a run, or why not."""
 
-    task_id: int
-    to: str
-    per_s: int
-    dry_run: bool
-    occurrences: int
-    runs: int
-    last_wake_at: str | None
-    items: NotRequired[list[Any]]
+    due_at: Moment
+    runs: bool
+    why: str | None
 
 
-class Forecast(TypedDict):
-    """The coming load."""
+# `from` is a word of Python
+Backfilled = TypedDict(
+    "Backfilled",
+    {
+        "task_id": Id,
+        "from": Moment,
+        "to": Moment,
+        "per_s": Count,
+        "dry_run": bool,
+        "occurrences": Count,
+        "runs": Count,
+        "last_wake_at": Moment | None,
+        "items": NotRequired[list[Filled]],
+    },
+)
+Backfilled.__doc__ = "How many runs a span of the past was given."
 
-    bucket: str
-    counts: str
-    buckets: list[dict[str, Any]]
-    busiest: dict[str, Any] | None
-    overdue: int
-    truncated: bool
+
+class Registered(TypedDict):
+    """A task of many that was registered."""
+
+    index: Count
+    status: Literal[200, 201]
+    id: Id
+    task_key: str | None
+    version: Count
+    next_run_at: Moment | None
+
+
+class FieldError(TypedDict):
+    """What is wrong: with a field of the body (an RFC 6901 pointer) or a parameter of the query."""
+
+    pointer: NotRequired[str]
+    parameter: NotRequired[str]
+    detail: str
+
+
+class Problem(TypedDict):
+    """RFC 9457; `type` is where it is explained."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: NotRequired[list[FieldError]]
+
+
+class NotRegistered(TypedDict):
+    """A task of many that could not be registered, and why."""
+
+    index: Count
+    problem: Problem
+
+
+class RegisteredMany(TypedDict):
+    """What became of many registrations, in the order of the request."""
+
+    created: Count
+    updated: Count
+    refused: Count
+    items: list[Registered | NotRegistered]
+    warnings: list[str]
+
+
+class Endpoint(TypedDict):
+    """A receiver of webhooks. With its secret only where that was just made."""
+
+    id: Id
+    namespace: str
+    name: str
+    url: str
+    header_names: list[str]
+    success: str
+    state: Literal["enabled", "disabled"]
+    reason: str | None
+    overlap_until: Moment | None
+    version: Count
+    created_at: Moment
+    updated_at: Moment
+    secret: NotRequired[str]
+
+
+class Expectation(TypedDict):
+    """What should be heard of at least every so often, and who is told when it is not."""
+
+    namespace: str
+    name: str
+    task_id: int | None
+    expect_every_s: int
+    endpoint: str
+    queue: str
+    state: Literal["heard", "silent"]
+    heard_at: Moment
+    created_at: Moment
+
+
+class Items(TypedDict, Generic[T]):
+    """A list that is never longer than one answer."""
+
+    items: list[T]
 
 
 class QueueState(TypedDict):

@@ -13,16 +13,31 @@ from clockjack.documents import compact, moment
 from clockjack.ledger import acceptance, batch, tasks
 from clockjack.ledger.acceptance import Answer, Change, Ticket
 from clockjack.ledger.database import Database
-from clockjack.registration import Refused, fields, new_task, read
+from clockjack.registration import NewTask, Refused, fields, new_task, read
 
 MOST = 1_000
 Wrong = list[tuple[str, str]]  # fields, each with what is wrong with it
 
 
-class NewTasks(BaseModel):
-    """Registrations as they are sent."""
+def _each() -> dict[str, Any]:
+    return {
+        "anyOf": [
+            {
+                "properties": {
+                    "atomic": {"const": True},
+                    "tasks": {"type": "array", "items": NewTask.model_json_schema()},
+                }
+            },
+            {"required": ["atomic"], "properties": {"atomic": {"const": False}}},
+        ],
+        "examples": [{"tasks": [{"handler": "mail", "in_s": 60}, {"handler": "mail", "cron": "0 9 * * *"}]}],
+    }
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+class NewTasks(BaseModel):
+    """Registrations as they are sent. With `atomic` false each is judged for itself: the request is good anyway."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_each())
     tasks: Annotated[list[Any], Field(min_length=1, max_length=MOST)]
     atomic: bool = True
 

@@ -13,8 +13,6 @@ from urllib.parse import quote
 from clockjack.answers import (
     Backfilled,
     Controlled,
-    Explanation,
-    Forecast,
     Group,
     Page,
     QueueState,
@@ -22,6 +20,7 @@ from clockjack.answers import (
     Task,
     TaskRun,
 )
+from clockjack.outlook import Explanation, Forecast
 from clockjack.sending import instant, sendable
 from clockjack.telemetry import wall_clock
 

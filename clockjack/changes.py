@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from clockjack import described as says
 from clockjack.documents import moment as outside
 from clockjack.documents import strict_json
 from clockjack.ledger import bulk
@@ -19,14 +20,18 @@ from clockjack.moments import moment
 from clockjack.registration import KINDS, Moment, NewTask, Refused, columns, fields, new_task, read
 
 FIELDS = tuple(name for name in NewTask.model_fields if name != "task_key")
+FILTERS = ("task_key", "handler", "queue", "tag", "group_key", "state")
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Cursor = Annotated[str, StringConstraints(max_length=100), says.text("cursor", "MS40Mg", maxLength=100)]
 Row = dict[str, Any]
 
 
 class Resume(BaseModel):
     """How a task is resumed."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": [{"catch_up": True}]}
+    )
     catch_up: bool = False
 
 
@@ -42,26 +47,98 @@ class Filter(BaseModel):
     state: Literal["active", "paused", "cancelled", "invalid"] | None = None
 
 
+def _edited() -> says.JsonSchema:
+    """An edit as JSON Schema has it: the fields of a registration, each of which may be null but the handler."""
+    of_new = NewTask.model_json_schema()["properties"]
+    properties = {name: dict(of_new[name]) for name in FIELDS}
+    for name, schema in properties.items():
+        schema.pop("default", None)
+        if name not in ("handler", "payload") and "anyOf" not in schema:
+            properties[name] = says.nullable(schema)
+    return {
+        "title": "EditedTask",
+        "description": "A JSON merge patch (RFC 7396) over the fields of a registration; null resets to the default.",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": properties,
+        **says.at_most_one(says.KINDS, says.ONCE),
+        "examples": [{"cron": "0 9 * * MON-FRI", "timezone": says.ZONE, "max_lateness_s": None}],
+    }
+
+
+def _several() -> says.JsonSchema:
+    """What a control of many says, besides its fields: which tasks, and what is for which action."""
+    some, nothing = says.some(FILTERS), {"additionalProperties": {"type": "null"}}
+    return {
+        "allOf": [
+            {
+                "oneOf": [
+                    {
+                        "required": ["filter"],
+                        "properties": {"filter": {"type": "object"} | some, "all": {"const": False}},
+                    },
+                    {
+                        "required": ["all"],
+                        "properties": {"all": {"const": True}, "filter": says.nullable({"type": "object"} | nothing)},
+                    },
+                ]
+            },
+            {
+                "oneOf": [
+                    {
+                        "properties": {
+                            "action": {"enum": ["pause", "cancel", "run"]},
+                            "catch_up": {"const": False},
+                            "set": {"type": "null"},
+                        }
+                    },
+                    {"properties": {"action": {"const": "resume"}, "set": {"type": "null"}}},
+                    {
+                        "required": ["set"],
+                        "properties": {
+                            "action": {"const": "edit"},
+                            "catch_up": {"const": False},
+                            "set": {"type": "object"},
+                        },
+                    },
+                ]
+            },
+        ],
+        "examples": [{"action": "pause", "filter": {"tag": "mail"}, "dry_run": True}],
+    }
+
+
+EDITED = _edited()
+
+
 class Bulk(BaseModel):
     """What is to be done to all tasks that match."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_several())
     action: Literal["pause", "resume", "cancel", "run", "edit"]
-    filter: dict[str, Any] | None = None
+    filter: Annotated[dict[str, Any], WithJsonSchema(Filter.model_json_schema())] | None = None
     all: bool = False
     dry_run: bool = False
     catch_up: bool = False
-    set: dict[str, Any] | None = None
-    cursor: Annotated[str, StringConstraints(max_length=100)] | None = None
+    set: Annotated[dict[str, Any], WithJsonSchema(EDITED)] | None = None
+    cursor: Cursor | None = None
 
 
 class Backfill(BaseModel):
     """Which occurrences are to have a run, and how many of these a second."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"from": "2026-11-01T00:00:00Z", "to": "2026-11-02T00:00:00Z", "dry_run": True}]
+        },
+    )
     from_: Annotated[Moment, Field(alias="from")]
-    to: Annotated[datetime, BeforeValidator(lambda value: moment(value, up=False))]
-    per_s: Annotated[int, Field(ge=1, le=1000)] = 10
+    to: Annotated[datetime, BeforeValidator(lambda value: moment(value, up=False)), says.text("date-time", says.MOMENT)]
+    per_s: Annotated[int, Field(ge=1, le=1000), says.WHOLE] = 10
     dry_run: bool = False
 
     @property

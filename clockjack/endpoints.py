@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from clockjack import described as says
 from clockjack import documents, webhooks
 from clockjack.ledger import endpoints as ledger
 from clockjack.ledger.database import Connection
@@ -27,7 +28,10 @@ from clockjack.settings import Settings
 PREFIX = "whsec_"
 MOST_SECRETS = 4
 OVERLAP_S, LONGEST_OVERLAP_S = 86_400, 2_592_000
-PART = re.compile(r"(?:[2-5]xx|[2-5][0-9]{2}(?:-[2-5][0-9]{2})?)")
+PART = "([2-5]xx|[2-5][0-9]{2}(-[2-5][0-9]{2})?)"
+RULE = re.compile(f" *{PART}( *, *{PART})* *")
+FOUR = "[A-Za-z0-9+/]{4}"  # of base64, 3 bytes; a secret has 24 to 64
+SECRET = f"^{PREFIX}(({FOUR}){{8,21}}([A-Za-z0-9+/]{{2}}==)?|({FOUR}){{8,20}}[A-Za-z0-9+/]{{3}}=)$"
 Row = dict[str, Any]
 
 
@@ -55,6 +59,8 @@ def _url(url: Any) -> Any:
 
 
 def _headers(headers: Any) -> Any:
+    if headers is None:
+        raise ValueError("expected an object")
     try:
         return webhooks.read_headers(headers)
     except webhooks.BadCall as error:
@@ -63,23 +69,33 @@ def _headers(headers: Any) -> Any:
 
 def _success(rule: Any) -> Any:
     if isinstance(rule, str):
-        rule = rule.replace(" ", "")
-        if not rule or not all(PART.fullmatch(part) for part in rule.split(",")):
+        if not RULE.fullmatch(rule):
             raise ValueError("expected codes such as 2xx,409 or 200-204; redirects are 3xx")
+        rule = rule.replace(" ", "")
     return rule
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
-Url = Annotated[str, BeforeValidator(_url)]
-Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
-Success = Annotated[str, StringConstraints(max_length=200), BeforeValidator(_success)]
-Secret = Annotated[str, BeforeValidator(_secret)]
+Url = Annotated[str, BeforeValidator(_url), WithJsonSchema(says.URL | {"examples": ["https://example.com/hook"]})]
+Headers = Annotated[dict[str, str], BeforeValidator(_headers), WithJsonSchema(says.HEADERS)]
+Success = Annotated[
+    str,
+    StringConstraints(max_length=200),
+    BeforeValidator(_success),
+    WithJsonSchema({"type": "string", "maxLength": 200, "pattern": f"^{RULE.pattern}$", "examples": ["2xx,409"]}),
+]
+Secret = Annotated[str, BeforeValidator(_secret), WithJsonSchema({"type": "string", "pattern": SECRET})]
 
 
 class NewEndpoint(BaseModel):
     """An endpoint as it is sent."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "billing", "url": "https://example.com/hook", "success": "2xx,409"}]},
+    )
 
     name: Name
     url: Url
@@ -91,7 +107,13 @@ class NewEndpoint(BaseModel):
 class Edit(BaseModel):
     """What is to change of an endpoint; what is not said stays. `headers` takes the place of all fixed headers."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        title="EditedEndpoint",
+        json_schema_extra={"examples": [{"success": "2xx"}]},
+    )
 
     url: Url | None = None
     headers: Headers | None = None
@@ -101,9 +123,11 @@ class Edit(BaseModel):
 class Rotation(BaseModel):
     """For how long the former secrets sign as well, beside the new one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": [{"overlap_s": 3600}]}
+    )
 
-    overlap_s: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP_S)] = OVERLAP_S
+    overlap_s: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP_S), says.WHOLE] = OVERLAP_S
     secret: Secret | None = None
 
 

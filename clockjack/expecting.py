@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from clockjack import described as says
 from clockjack import documents
 from clockjack.ledger import expectations
 from clockjack.ledger.database import Connection
@@ -16,12 +17,17 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 class NewExpectation(BaseModel):
     """An expectation as it is sent: of a task, or of pings if it names none."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "nightly", "expect_every_s": 90000, "endpoint": "billing"}]},
+    )
 
     name: Name
-    expect_every_s: Annotated[int, Field(ge=1, le=31_536_000)]
+    expect_every_s: Annotated[int, Field(ge=1, le=31_536_000), says.WHOLE]
     endpoint: Name
-    task_id: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    task_id: Annotated[int, Field(ge=1, le=2**63 - 1), says.WHOLE] | None = None
     queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=64)] = "default"
 
 

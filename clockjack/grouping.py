@@ -7,12 +7,25 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from clockjack import cautions
+from clockjack import described as says
 from clockjack.documents import compact, moment, task
 from clockjack.ledger import acceptance, groups, tasks
 from clockjack.ledger.acceptance import Answer, Change, Ticket
 from clockjack.ledger.database import Connection, Database
 from clockjack.ledger.groups import Anchor, Group
-from clockjack.registration import Moment, Refused, WallTime, Words, Work, in_a_path, read
+from clockjack.registration import (
+    Fold,
+    Gap,
+    Moment,
+    Refused,
+    WallTime,
+    Words,
+    Work,
+    Zone,
+    in_a_path,
+    needs_payload,
+    read,
+)
 
 MAX_OFFSET_S = 31_536_000
 SCHEDULE = ("timezone", "jitter_s", "dst_gap", "dst_fold")
@@ -29,8 +42,7 @@ def _distinct(offsets_s: list[int]) -> list[int]:
     return offsets_s
 
 
-Offset = Annotated[int, Field(ge=-MAX_OFFSET_S, le=MAX_OFFSET_S)]
-Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Offset = Annotated[int, Field(ge=-MAX_OFFSET_S, le=MAX_OFFSET_S), says.WHOLE]
 
 
 class Named(BaseModel):
@@ -42,7 +54,13 @@ class Named(BaseModel):
 class Move(BaseModel):
     """Another anchor for a group: one of both. Without a timezone its members keep theirs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra=says.exactly_one({"anchor_at": "string", "anchor_at_local": "string"})
+        | {"examples": [{"anchor_at": says.MOMENT}]},
+    )
 
     anchor_at: Moment | None = None
     anchor_at_local: WallTime | None = None
@@ -52,13 +70,24 @@ class Move(BaseModel):
 class NewGroup(Work):
     """The registration of a group as it is sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [says.ONE_ANCHOR, says.LIMITED, says.CALLED],
+            "examples": [{"handler": "mail.remind", "anchor_at": says.MOMENT, "offsets_s": [-86400, -3600, -600]}],
+        }
+    )
+
     anchor_at: Moment | None = None
     anchor_at_local: WallTime | None = None
-    offsets_s: Annotated[list[Offset], Field(min_length=1, max_length=50), AfterValidator(_distinct)]
+    offsets_s: Annotated[
+        list[Offset],
+        Field(min_length=1, max_length=50, json_schema_extra={"uniqueItems": True}),
+        AfterValidator(_distinct),
+    ]
     timezone: Zone = "UTC"
-    jitter_s: Annotated[int, Field(ge=0, le=86_400)] = 0
-    dst_gap: Annotated[str, StringConstraints(max_length=9)] = "run_after"
-    dst_fold: Annotated[str, StringConstraints(max_length=5)] = "first"
+    jitter_s: Annotated[int, Field(ge=0, le=86_400), says.WHOLE] = 0
+    dst_gap: Gap = "run_after"
+    dst_fold: Fold = "first"
 
 
 def register(
@@ -77,6 +106,7 @@ def register(
     """
     read(Named, {"group_key": group_key})
     new = read(NewGroup, document)
+    needs_payload(new)
     anchor = _anchor(new)
     work = {name: getattr(new, name) for name in (*Work.model_fields, *SCHEDULE)}
     work |= {"tags": ",".join(dict.fromkeys(new.tags)), "payload": compact(new.payload)}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from clockjack import described as says
 from clockjack import documents
 from clockjack.ledger import keys as ledger
 from clockjack.ledger.database import Connection
@@ -23,20 +24,36 @@ class Unknown(LookupError):
 class NewKey(BaseModel):
     """A key as it is asked for: `per_second` requests on average, `burst` of them at once (as many as in a second)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "anyOf": [{"properties": {"burst": {"type": "null"}}}, says.some(["per_second"], "number")],
+            "examples": [{"name": "board", "scope": "read", "per_second": 20, "burst": 100}],
+        },
+    )
 
-    name: Annotated[Words, StringConstraints(max_length=100)]
+    name: Annotated[
+        Words, StringConstraints(max_length=100), says.text("printable", "board", minLength=1, maxLength=100)
+    ]
     scope: Literal["read", "write", "admin"] = "write"
     per_second: Annotated[float, Field(ge=0.001, le=10_000, allow_inf_nan=False)] | None = None
-    burst: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    burst: Annotated[int, Field(ge=1, le=100_000), says.WHOLE] | None = None
 
 
 class Rotation(BaseModel):
     """For how long the former key opens what it did, beside the new one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        title="KeyRotation",
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"overlap_s": 3600}]},
+    )
 
-    overlap_s: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP_S)] = OVERLAP_S
+    overlap_s: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP_S), says.WHOLE] = OVERLAP_S
 
 
 def create(connection: Connection, namespace: str, new: NewKey) -> Row:

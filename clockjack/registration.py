@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from clockjack import cautions, webhooks
+from clockjack import described as says
 from clockjack.documents import MAX_DEPTH, compact, depth, task
 from clockjack.ledger.tasks import schedule_of
 from clockjack.moments import LAST, moment, wall
@@ -75,8 +76,19 @@ def _within_limits(value: Any) -> Any:
     return value
 
 
-WallTime = Annotated[datetime, BeforeValidator(wall)]
-Moment = Annotated[datetime, BeforeValidator(moment)]
+WallTime = Annotated[datetime, BeforeValidator(wall), says.text("local-date-time", says.MOMENT[:-1])]
+Moment = Annotated[datetime, BeforeValidator(moment), says.text("date-time", says.MOMENT)]
+Cron = Annotated[str, StringConstraints(min_length=1, max_length=255), says.text("cron", "0 9 * * MON-FRI")]
+Rule = Annotated[str, StringConstraints(min_length=1, max_length=500), says.text("rrule", "FREQ=DAILY;INTERVAL=2")]
+Zone = Annotated[str, StringConstraints(min_length=1, max_length=64), says.text("time-zone", says.ZONE)]
+Gap = Annotated[str, StringConstraints(max_length=9), says.choice("run_after", "skip")]
+Fold = Annotated[str, StringConstraints(max_length=5), says.choice("first", "last", "both")]
+Dates = Annotated[str, says.text("dates", "2025-12-24/2026-01-01")]
+Payload = Annotated[
+    Any,
+    BeforeValidator(_within_limits),
+    Field(description="Any JSON, at most 64 KiB and 20 levels.", examples=[{"to": 7}]),
+]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=200)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=24)]
 LimitKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]+$", min_length=1, max_length=100)]
@@ -84,6 +96,7 @@ Words = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
     BeforeValidator(lambda value: _printable(value) if isinstance(value, str) else value),
+    says.text("printable", "order 7", minLength=1, maxLength=200),
 ]
 
 
@@ -95,22 +108,24 @@ class When(BaseModel):
     run_at: Moment | None = None
     in_s: Annotated[float, Field(ge=0, le=5_000_000_000, allow_inf_nan=False)] | None = None
     run_at_local: WallTime | None = None
-    cron: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
-    every_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
-    rrule: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
-    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
+    cron: Cron | None = None
+    every_s: Annotated[int, Field(ge=1, le=31_536_000), says.WHOLE] | None = None
+    rrule: Rule | None = None
+    timezone: Zone = "UTC"
     start_at: Moment | None = None
     end_at: Moment | None = None
-    exclude: Annotated[list[str], Field(max_length=400)] | None = None
-    jitter_s: Annotated[int, Field(ge=0, le=86_400)] = 0
-    dst_gap: Annotated[str, StringConstraints(max_length=9)] = "run_after"
-    dst_fold: Annotated[str, StringConstraints(max_length=5)] = "first"
+    exclude: Annotated[list[Dates], Field(max_length=400)] | None = None
+    jitter_s: Annotated[int, Field(ge=0, le=86_400), says.WHOLE] = 0
+    dst_gap: Gap = "run_after"
+    dst_fold: Fold = "first"
 
 
 class Preview(When):
     """A schedule to be shown: how many of its occurrences, and with the slots of which task (the seed is its id)."""
 
-    count: Annotated[int, Field(ge=1, le=100)] = 5
+    model_config = ConfigDict(json_schema_extra=says.ONE_KIND | {"examples": [{"cron": "0 9 * * MON-FRI"}]})
+
+    count: Annotated[int, Field(ge=1, le=100), says.WHOLE] = 5
     seed: Annotated[str, StringConstraints(max_length=200)] = ""
 
 
@@ -122,18 +137,18 @@ class Work(BaseModel):
     handler: Name
     queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", min_length=1, max_length=64)] = "default"
     name: Words | None = None
-    payload: Annotated[Any, BeforeValidator(_within_limits)] = None
+    payload: Payload = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     misfire: Literal["skip", "once", "all"] = "once"
-    max_misfires: Annotated[int, Field(ge=1, le=10_000)] = 100
-    max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    max_misfires: Annotated[int, Field(ge=1, le=10_000), says.WHOLE] = 100
+    max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000), says.WHOLE] | None = None
     overlap: Literal["allow", "skip", "queue_one", "replace"] = "allow"
-    pause_after_failures: Annotated[int, Field(ge=1, le=1000)] | None = None
-    timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 60
-    max_failures: Annotated[int, Field(ge=1, le=1000)] = 5
-    backoff_s: Annotated[int, Field(ge=0, le=86_400)] = 2
-    backoff_max_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
-    max_concurrent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    pause_after_failures: Annotated[int, Field(ge=1, le=1000), says.WHOLE] | None = None
+    timeout_s: Annotated[int, Field(ge=1, le=86_400), says.WHOLE] = 60
+    max_failures: Annotated[int, Field(ge=1, le=1000), says.WHOLE] = 5
+    backoff_s: Annotated[int, Field(ge=0, le=86_400), says.WHOLE] = 2
+    backoff_max_s: Annotated[int, Field(ge=0, le=604_800), says.WHOLE] = 3600
+    max_concurrent: Annotated[int, Field(ge=1, le=10_000), says.WHOLE] | None = None
     per_second: Annotated[float, Field(ge=0.001, le=10_000, allow_inf_nan=False)] | None = None
     limit_key: LimitKey | None = Field(default=None, validate_default=True)
 
@@ -158,8 +173,18 @@ class Work(BaseModel):
 class NewTask(Work, When):
     """A registration as it is sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [says.ONE_KIND, says.LIMITED, says.CALLED],
+            "examples": [
+                {"handler": "mail.send", "payload": {"to": 7}, "in_s": 60},
+                {"handler": "report", "cron": "0 9 * * MON-FRI", "timezone": "Europe/Berlin", "task_key": "daily"},
+            ],
+        }
+    )
+
     task_key: Words | None = None
-    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
+    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295), says.WHOLE] | None = None
 
 
 class Keyed(BaseModel):
@@ -223,8 +248,8 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
     found = schedule(new, now)
     if anchor is not None:
         found = replace(found, anchor=anchor)
-    elif new.handler == webhooks.HANDLER and "payload" not in new.model_fields_set:
-        raise Refused([("payload", "is required by the handler http")])
+    else:
+        needs_payload(new)
     kind = next(name for name in KINDS if getattr(new, name) is not None)
     due = first(found) if found.once else next_after(found, now)
     if due is None:
@@ -232,6 +257,12 @@ def fields(new: NewTask, now: datetime, anchor: datetime | None = None) -> dict[
     if due < now - OLDEST:
         raise Refused([(kind, "too old: it lies more than a year in the past")])
     return columns(new) | {"run_at": found.run_at}
+
+
+def needs_payload(new: Work) -> None:
+    """Refused if the handler cannot do without a payload and none was sent."""
+    if new.handler == webhooks.HANDLER and "payload" not in new.model_fields_set:
+        raise Refused([("payload", "is required by the handler http")])
 
 
 def columns(new: NewTask) -> dict[str, Any]:

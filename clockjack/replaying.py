@@ -3,10 +3,12 @@
 import time
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
+from clockjack.answers import RunState
+from clockjack.changes import Cursor, Text
 from clockjack.documents import compact, run
 from clockjack.ledger import acceptance, replay, tasks
 from clockjack.ledger.acceptance import Change
@@ -15,13 +17,12 @@ from clockjack.ledger.tasks import StateConflict
 from clockjack.registration import Moment
 
 MOST, BUSY_S, MOST_REFUSED = 1_000, 4.0, 100
-Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class Which(BaseModel):
     """Which runs are meant: due from (inclusive) and until (exclusive) these moments, begun so late at least."""
 
-    state: Literal["ready", "running", "succeeded", "failed", "cancelled", "skipped"] | None = None
+    state: RunState | None = None
     handler: Annotated[str, Field(max_length=200)] | None = None
     queue: Annotated[str, Field(max_length=64)] | None = None
     due_from: Moment | None = None
@@ -32,13 +33,15 @@ class Which(BaseModel):
 class Replay(BaseModel):
     """Which failed runs are meant: all that are given must match."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": [{"handler": "mail", "dry_run": True}]}
+    )
     handler: Text | None = None
     queue: Text | None = None
     due_from: Moment | None = None
     due_until: Moment | None = None
     dry_run: bool = False
-    cursor: Annotated[str, Field(max_length=100)] | None = None
+    cursor: Cursor | None = None
 
     @property
     def where(self) -> dict[str, str | datetime | None]:

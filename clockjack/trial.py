@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from clockjack import described as says
 from clockjack import moments, phrases, registration, shifts
 from clockjack.ledger.decide import ON_TIME
 from clockjack.ledger.tasks import SCHEDULE, schedule_of
@@ -42,12 +43,17 @@ class Window(BaseModel):
 class Trial(When, Window):
     """A schedule with its policies, and the window; the seed is the task's id."""
 
+    model_config = ConfigDict(
+        json_schema_extra=says.ONE_KIND
+        | {"examples": [{"every_s": 60, "from": says.MOMENT, "to": "2030-01-31T08:40:00Z", "overlap": "skip"}]}
+    )
+
     seed: Annotated[str, StringConstraints(max_length=200)] = ""
     misfire: Literal["skip", "once", "all"] = "once"
-    max_misfires: Annotated[int, Field(ge=1, le=10_000)] = 100
-    max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    max_misfires: Annotated[int, Field(ge=1, le=10_000), says.WHOLE] = 100
+    max_lateness_s: Annotated[int, Field(ge=1, le=31_536_000), says.WHOLE] | None = None
     overlap: Literal["allow", "skip", "queue_one", "replace"] = "allow"
-    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295)] | None = None
+    max_runs: Annotated[int, Field(ge=1, le=4_294_967_295), says.WHOLE] | None = None
 
 
 def of_schedule(trial: Trial, now: datetime, most: int) -> dict[str, Any]:

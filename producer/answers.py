@@ -8,7 +8,6 @@ from hashlib import blake2s
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from clockjack import documents
@@ -58,10 +57,3 @@ def found(value: T | None) -> T:
     if value is None:
         raise Problem("not-found")
     return value
-
-
-def schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """What OpenAPI says of the body."""
-    return {
-        "requestBody": {"required": required, "content": {"application/json": {"schema": model.model_json_schema()}}}
-    }

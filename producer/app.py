@@ -22,6 +22,7 @@ from producer import (
     endpoints,
     expectations,
     explain,
+    explained,
     groups,
     keyed,
     keys,
@@ -30,12 +31,13 @@ from producer import (
     problems,
     queueing,
     rates,
+    reference,
     runs,
     simulate,
     tasks,
+    tryout,
 )
 from producer.notices import Notices
-from producer.problems import CODES, Problem
 from producer.requests import Doorkeeper
 from producer.watch import Watch
 
@@ -84,12 +86,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
     app.include_router(keys.router)
+    app.include_router(explained.router)
+    app.include_router(reference.router)
+    app.include_router(tryout.router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),
         ("/readyz", readyz),
         ("/metrics", metrics),
-        ("/problems/{kind}", problem_page),
     ):
         app.add_api_route(path, endpoint, include_in_schema=False)
     return app
@@ -112,14 +116,6 @@ async def readyz(request: Request) -> Response:
         lambda: _readiness(state.database, state.queues), limiter=state.readiness
     )
     return JSONResponse(document, 200 if ready else 503, None if ready else {"Retry-After": "2"})
-
-
-async def problem_page(kind: str) -> Response:
-    """What a problem's `type` points to."""
-    if kind not in CODES:
-        raise Problem("not-found")
-    status, title, advice = CODES[kind]
-    return JSONResponse({"code": kind, "status": status, "title": title, "what_to_do": advice})
 
 
 def _readiness(database: Database, queues: Queues) -> tuple[bool, dict[str, Any]]:

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from clockjack import batches, registration
+from clockjack.answers import RegisteredMany
 from clockjack.batches import RefusedTasks
 from clockjack.ledger import acceptance
 from producer import problems
-from producer.answers import schema
+from producer.describing import describe
 from producer.problems import Problem
 from producer.requests import Asking, Large, caller, document, ticket
 from producer.tasks import DUE_SOON
@@ -18,7 +19,10 @@ MOST_ERRORS = 100
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 
 
-@router.post("/tasks/bulk", status_code=201, openapi_extra=schema(batches.NewTasks))
+@router.post(
+    "/tasks/bulk",
+    **describe({201: RegisteredMany, 200: RegisteredMany}, body=batches.NewTasks, keyed=True),
+)
 def register_many(request: Request, asking: Asking, sent: Large) -> Response:
     """The tasks are registered: 201, all or none; with `atomic` false 200, each for itself, or its problem."""
     state = request.app.state

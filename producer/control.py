@@ -8,19 +8,20 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from clockjack import changes, documents, registration
+from clockjack.answers import Backfilled, Controlled, Task, TaskRun
 from clockjack.ledger import acceptance, backfill, bulk, control
 from clockjack.ledger.acceptance import Change
 from producer import cursors
-from producer.answers import found, json, response, schema
+from producer.answers import found, json, response
+from producer.describing import describe
 from producer.problems import Problem
 from producer.requests import Asking, Body, Caller, Id, Sent, caller, document, precondition, ticket
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
-_EDIT, _RESUME = schema(registration.NewTask), schema(changes.Resume, required=False)
-_BULK, _BACKFILL = schema(changes.Bulk), schema(changes.Backfill)
+ONE: Any = {"problems": (409,), "keyed": True, "matched": True}
 
 
-@router.post("/tasks/control", openapi_extra=_BULK)
+@router.post("/tasks/control", **describe({200: Controlled}, body=changes.Bulk, keyed=True))
 def control_many(request: Request, asking: Asking, sent: Sent) -> Response:
     """What is done to all tasks that match, up to 10,000 a request; `next_cursor` goes on with the others."""
     wanted = registration.read(changes.Bulk, document(sent.raw))
@@ -40,7 +41,7 @@ def control_many(request: Request, asking: Asking, sent: Sent) -> Response:
     return answer
 
 
-@router.patch("/tasks/{task_id}", openapi_extra=_EDIT)
+@router.patch("/tasks/{task_id:id}", **describe({200: Task}, body=changes.EDITED, **ONE))
 def edit(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task has these values (JSON merge patch, RFC 7396); null resets a field to its default."""
     values = changes.edit(changes.patch(document(sent.raw)))
@@ -54,19 +55,19 @@ def edit(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     return response(done)
 
 
-@router.delete("/tasks/{task_id}")
+@router.delete("/tasks/{task_id:id}", **describe({200: Task}, keyed=True, matched=True))
 def cancel(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task is cancelled; its history stays."""
     return _control(request, asking, sent, task_id, control.cancel)
 
 
-@router.post("/tasks/{task_id}/pause")
+@router.post("/tasks/{task_id:id}/pause", **describe({200: Task}, **ONE))
 def pause(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task starts nothing until it is resumed."""
     return _control(request, asking, sent, task_id, control.pause)
 
 
-@router.post("/tasks/{task_id}/resume", openapi_extra=_RESUME)
+@router.post("/tasks/{task_id:id}/resume", **describe({200: Task}, body=changes.Resume, optional=True, **ONE))
 def resume(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task is active and due at its next occurrence; with `catch_up` at the first that its pause missed."""
     wanted = registration.read(changes.Resume, document(sent.raw) if sent.raw.strip() else {})
@@ -75,7 +76,7 @@ def resume(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Respons
     return answer
 
 
-@router.post("/tasks/{task_id}/run", status_code=202)
+@router.post("/tasks/{task_id:id}/run", **describe({202: TaskRun}, problems=(409,), keyed=True, headers=("Location",)))
 def run_now(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """One more run of the task is due now."""
     try:
@@ -93,7 +94,10 @@ def run_now(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Respon
     return response(done)
 
 
-@router.post("/tasks/{task_id}/backfill", openapi_extra=_BACKFILL)
+@router.post(
+    "/tasks/{task_id:id}/backfill",
+    **describe({200: Backfilled}, body=changes.Backfill, problems=(409,), keyed=True),
+)
 def fill(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
     """The task's occurrences of a span of the past that had no run have one now."""
     wanted = registration.read(changes.Backfill, document(sent.raw))
@@ -106,8 +110,8 @@ def fill(request: Request, asking: Asking, sent: Sent, task_id: Id) -> Response:
         )
         return Change(200, documents.compact(changes.backfilled(task, filled, wanted)))
 
-    mark = None if wanted.dry_run else ticket(request, asking, sent.raw)
-    done = acceptance.once(request.app.state.database, work, mark)
+    mark = ticket(request, asking, sent.raw)
+    done = acceptance.once(request.app.state.database, work, None if wanted.dry_run else mark)
     if not wanted.dry_run:
         request.app.state.notices.nudge("look")
     return response(done)

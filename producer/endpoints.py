@@ -4,32 +4,26 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clockjack import documents, endpoints, registration
+from clockjack.answers import Endpoint
+from clockjack.answers import Page as Listed
 from clockjack.ledger import acceptance
 from clockjack.ledger import endpoints as ledger
 from producer import cursors
-from producer.answers import etag, found, json, schema
+from producer.answers import etag, found, json
+from producer.describing import describe
 from producer.problems import Problem
 from producer.requests import Asking, Sent, caller, document
+from producer.tasks import Page, page
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
-_NEW, _EDIT = schema(endpoints.NewEndpoint), schema(endpoints.Edit)
-_ROTATION = schema(endpoints.Rotation, required=False)
+MADE = ("Location", "Cache-Control")
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 
-class Page(BaseModel):
-    """Which part of the list is wanted."""
-
-    model_config = ConfigDict(extra="forbid")
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(max_length=100)] | None = None
-
-
-@router.post("/endpoints", status_code=201, openapi_extra=_NEW)
+@router.post("/endpoints", **describe({201: Endpoint}, body=endpoints.NewEndpoint, problems=(409,), headers=MADE))
 def create(request: Request, asking: Asking, sent: Sent) -> Response:
     """There is a new endpoint; the answer has its secret, this once. 409 when the name is taken."""
     new = registration.read(endpoints.NewEndpoint, document(sent.raw))
@@ -37,7 +31,7 @@ def create(request: Request, asking: Asking, sent: Sent) -> Response:
     return _made(row, secret, 201, {"Location": f"/v1/endpoints/{new.name}"})
 
 
-@router.get("/endpoints")
+@router.get("/endpoints", **describe({200: Listed[Endpoint]}))
 def list_endpoints(request: Request, asking: Asking, wanted: Annotated[Page, Query()]) -> Response:
     """The endpoints of this namespace, the newest first, without what is secret."""
     before = cursors.read(wanted.cursor)
@@ -45,18 +39,18 @@ def list_endpoints(request: Request, asking: Asking, wanted: Annotated[Page, Que
         request.app.state.database,
         lambda c: ledger.list_endpoints(c, asking.namespace, before_id=before, limit=wanted.limit),
     )
-    after = cursors.write(items[-1]["id"]) if len(items) == wanted.limit else None
-    return json({"items": [endpoints.document(row) for row in items], "next_cursor": after})
+    after = items[-1]["id"] if len(items) == wanted.limit else None
+    return page(request, [endpoints.document(row) for row in items], after)
 
 
-@router.get("/endpoints/{name}")
+@router.get("/endpoints/{name}", **describe({200: Endpoint}))
 def get(request: Request, asking: Asking, name: Name) -> Response:
     """The endpoint, without what is secret."""
     row = acceptance.read(request.app.state.database, lambda c: ledger.get(c, asking.namespace, name))
     return json(endpoints.document(found(row)))
 
 
-@router.patch("/endpoints/{name}", openapi_extra=_EDIT)
+@router.patch("/endpoints/{name}", **describe({200: Endpoint}, body=endpoints.Edit, problems=(409,)))
 def edit(request: Request, asking: Asking, sent: Sent, name: Name) -> Response:
     """The endpoint has this url, success or headers; `headers` takes the place of all that it had."""
     change = registration.read(endpoints.Edit, document(sent.raw))
@@ -65,7 +59,10 @@ def edit(request: Request, asking: Asking, sent: Sent, name: Name) -> Response:
     )
 
 
-@router.post("/endpoints/{name}/rotate", openapi_extra=_ROTATION)
+@router.post(
+    "/endpoints/{name}/rotate",
+    **describe({200: Endpoint}, body=endpoints.Rotation, optional=True, problems=(409,), headers=MADE),
+)
 def rotate(request: Request, asking: Asking, sent: Sent, name: Name) -> Response:
     """A new secret signs, which the answer has, this once; the former ones sign as well for `overlap_s`."""
     wanted = registration.read(endpoints.Rotation, document(sent.raw) if sent.raw.strip() else {})
@@ -73,21 +70,21 @@ def rotate(request: Request, asking: Asking, sent: Sent, name: Name) -> Response
     return _made(row, secret, 200, {})
 
 
-@router.post("/endpoints/{name}/enable")
+@router.post("/endpoints/{name}/enable", **describe({200: Endpoint}))
 def enable(request: Request, asking: Asking, name: Name) -> Response:
     """The endpoint is called again, from a second after this."""
     row = _change(request, lambda c, _: endpoints.switch(c, asking.namespace, name, "enabled"))
     return json(endpoints.document(row))
 
 
-@router.post("/endpoints/{name}/disable")
+@router.post("/endpoints/{name}/disable", **describe({200: Endpoint}))
 def disable(request: Request, asking: Asking, name: Name) -> Response:
     """Runs that name the endpoint fail without a call, from a second after this."""
     row = _change(request, lambda c, _: endpoints.switch(c, asking.namespace, name, "disabled"))
     return json(endpoints.document(row))
 
 
-@router.delete("/endpoints/{name}", status_code=204)
+@router.delete("/endpoints/{name}", **describe({204: None}))
 def delete(request: Request, asking: Asking, name: Name) -> Response:
     """There is no such endpoint any more; its secrets are gone."""
     if not request.app.state.database.transaction(lambda c: ledger.delete(c, asking.namespace, name)):

@@ -6,13 +6,15 @@ from starlette.responses import Response
 from clockjack import documents, explaining
 from clockjack.ledger import acceptance
 from clockjack.ledger.history import history
+from clockjack.outlook import Explanation
+from producer.describing import describe
 from producer.problems import Problem
 from producer.requests import Asking, Id, caller
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 
 
-@router.get("/tasks/{task_id}/explain")
+@router.get("/tasks/{task_id:id}/explain", **describe({200: Explanation}))
 def explain(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task in sentences: its schedule, how it stands, what comes next, what became of its latest runs."""
     told = acceptance.read(request.app.state.database, lambda c: history(c, asking.namespace, task_id))

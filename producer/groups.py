@@ -1,25 +1,31 @@
 """The routes under /v1/groups. A group_key may have slashes: what follows the last of them is part of it, too."""
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from clockjack import documents, grouping
+from clockjack.answers import Group
 from clockjack.grouping import UnknownGroup
 from clockjack.ledger.acceptance import Answer
-from producer.answers import schema
+from producer.describing import describe
 from producer.problems import Problem
 from producer.requests import Asking, Sent, caller, document, ticket
 from producer.tasks import DUE_SOON
 
+GroupKey = Annotated[str, WithJsonSchema({"type": "string", "format": "path-key", "maxLength": 180})]
 NAMED = "/groups/{group_key:path}"
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 
 
-@router.put(NAMED, openapi_extra=schema(grouping.NewGroup), responses={201: {"description": "The group is new"}})
-def put(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
+@router.put(
+    NAMED,
+    **describe({201: Group, 200: Group}, body=grouping.NewGroup, problems=(409,), keyed=True, headers=("Location",)),
+)
+def put(request: Request, asking: Asking, sent: Sent, group_key: GroupKey) -> Response:
     """The group has exactly these members: 201 when it is new, 200 when it was brought to these values."""
     done = grouping.register(
         request.app.state.database,
@@ -33,8 +39,8 @@ def put(request: Request, asking: Asking, sent: Sent, group_key: str) -> Respons
     return _changed(request, group_key, done)
 
 
-@router.get(NAMED)
-def get(request: Request, asking: Asking, group_key: str) -> Response:
+@router.get(NAMED, **describe({200: Group}))
+def get(request: Request, asking: Asking, group_key: GroupKey) -> Response:
     """The group with its members, without the cancelled ones unless all are."""
     try:
         text = grouping.show(request.app.state.database, asking.namespace, group_key)
@@ -43,8 +49,8 @@ def get(request: Request, asking: Asking, group_key: str) -> Response:
     return Response(text, media_type="application/json")
 
 
-@router.delete(NAMED)
-def cancel(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
+@router.delete(NAMED, **describe({200: Group}, keyed=True))
+def cancel(request: Request, asking: Asking, sent: Sent, group_key: GroupKey) -> Response:
     """All members are cancelled; their history stays."""
     try:
         done = grouping.cancel(
@@ -59,8 +65,8 @@ def cancel(request: Request, asking: Asking, sent: Sent, group_key: str) -> Resp
     return _changed(request, group_key, done)
 
 
-@router.post(NAMED + "/move", openapi_extra=schema(grouping.Move))
-def move(request: Request, asking: Asking, sent: Sent, group_key: str) -> Response:
+@router.post(NAMED + "/move", **describe({200: Group}, body=grouping.Move, problems=(409,), keyed=True))
+def move(request: Request, asking: Asking, sent: Sent, group_key: GroupKey) -> Response:
     """All members that are not cancelled lie at their offsets from another anchor."""
     try:
         done = grouping.move(

@@ -7,11 +7,17 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
+from clockjack import described as says
 from clockjack import documents, moments
 from clockjack.ledger import acceptance, forecast
+from clockjack.outlook import Forecast
+from producer.describing import describe
 from producer.requests import caller
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
+
+
+Due = Annotated[datetime, BeforeValidator(moments.moment), says.text("date-time", says.MOMENT)]
 
 
 class Wanted(BaseModel):
@@ -19,11 +25,11 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     bucket: Literal["1s", "1m"] = "1m"
-    begin: Annotated[datetime | None, BeforeValidator(moments.moment), Field(alias="from")] = None
+    begin: Annotated[Due | None, Field(alias="from")] = None
     buckets: Annotated[int, Field(ge=1, le=forecast.MAX_BUCKETS)] = 60
 
 
-@router.get("/forecast")
+@router.get("/forecast", **describe({200: Forecast}))
 def coming_load(request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
     """How many tasks are due next in each second or minute to come, over all namespaces."""
 

@@ -1,6 +1,6 @@
 """`python -m producer.openapi`: the description of the API, as /openapi.json serves it and docs/openapi.json keeps it.
 
-FastAPI knows the routes, their parameters and bodies; which problems and which documents they answer is said here.
+Each route says in its decorator what it takes and answers (producer/describing.py); what all have in common is here.
 """
 
 import json
@@ -10,148 +10,79 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from clockjack import documents
+from clockjack.answers import Problem
 from clockjack.settings import Settings
-from producer.keys import SCHEMAS as KEYS
+from producer import shapes
+from producer.describing import header_components, header_refs
 from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
 ANYWHERE = (401, 429, 500, 503)
-TICKETS = ("/v1/tasks", "/v1/groups", "/v1/runs/{run_id}")  # what changes these takes an Idempotency-Key
 WITH_BODY = (400, 408, 413, 422)
-CONFLICTS = {  # what the state of things refuses, and versions that do not match
-    ("patch", "/v1/tasks/{task_id}"): (409, 412),
-    ("delete", "/v1/tasks/{task_id}"): (412,),
-    ("post", "/v1/tasks/{task_id}/pause"): (409, 412),
-    ("post", "/v1/tasks/{task_id}/resume"): (409, 412),
-    ("post", "/v1/tasks/{task_id}/run"): (409,),
-    ("post", "/v1/tasks/{task_id}/backfill"): (409,),
-    ("post", "/v1/runs/{run_id}/retry"): (409,),
-    ("post", "/v1/runs/{run_id}/cancel"): (409,),
-    ("put", "/v1/tasks/by-key/{task_key}"): (412,),
-    ("delete", "/v1/tasks/by-key/{task_key}"): (412,),
-    ("put", "/v1/groups/{group_key}"): (409,),
-    ("post", "/v1/groups/{group_key}/move"): (409,),
-    ("post", "/v1/keys/{key_prefix}/rotate"): (409,),
-    ("post", "/v1/endpoints"): (409,),
-    ("patch", "/v1/endpoints/{name}"): (409,),
-    ("post", "/v1/endpoints/{name}/rotate"): (409,),
-    ("post", "/v1/expectations"): (409,),
-}
-KEYED = "/v1/tasks/by-key/{task_key}"
-TASKS, RUNS = ("/v1/tasks", "/v1/tasks/{task_id}", KEYED), ("/v1/runs", "/v1/runs/{run_id}")
-STATES = ["ready", "running", "succeeded", "failed", "cancelled", "skipped"]
+HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After", "RateLimit", "RateLimit-Policy"], 503: ["Retry-After"]}
+WORDS = """A distributed task scheduler. docs/api.md tells what the fields mean; /docs shows all of this for reading.
+
+Texts have these formats, besides those of JSON Schema. date-time: RFC 3339 with an offset, in the years 2000 to 2199.
+local-date-time: the same without an offset. cron, rrule: docs/schedules.md. time-zone: an IANA name. dates: a date, or
+two with a slash between. printable: no control characters, no space at the ends.
+path-key: printable, and what is between slashes is not empty, no . and no .. cursor: a next_cursor, unchanged.
+public-url: http or https, to a public address. Every answer to a key that has a limit has the headers RateLimit and
+RateLimit-Policy. A 409 has Retry-After while a request with the same Idempotency-Key is at work. What no schema says is
+checked all the same, and answered with 422."""
 
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI description of `app`."""
     if app.openapi_schema:
         return app.openapi_schema
-    found = get_openapi(title="Clockjack", version=app.version, routes=app.routes, description="See docs/api.md.")
-    components = found.setdefault("components", {})
-    for name in ("HTTPValidationError", "ValidationError"):  # we answer problems instead
-        components.get("schemas", {}).pop(name, None)
-    components["schemas"] = components.get("schemas", {}) | _schemas()
-    components["responses"] = {str(status): _problem(status) for status in sorted({one[0] for one in CODES.values()})}
-    components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    found = get_openapi(title="Clockjack", version=app.version, routes=app.routes, description=WORDS)
+    schemas: dict[str, Any] = {}
+    found["paths"] = {
+        path: {method: _complete(method, path, operation, schemas) for method, operation in item.items()}
+        for path, item in found["paths"].items()
+    }
+    shapes.shared(shapes.schema(Problem), schemas)
+    of = schemas["Problem"]["properties"]
+    of["code"] |= {"enum": sorted(CODES)}
+    of["type"] |= {"enum": [f"/problems/{kind}" for kind in sorted(CODES)]}
+    found["components"] = {
+        "schemas": schemas,
+        "headers": header_components(),
+        "responses": {str(status): _problem(status) for status in sorted({one[0] for one in CODES.values()})},
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        },
     }
     found["security"] = [{"bearer": []}, {"key": []}]
-    for path, item in found["paths"].items():
-        for method, operation in item.items():
-            _complete(method, path, operation)
     app.openapi_schema = found
     return found
 
 
-def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
-    answers = operation["responses"]
-    answers.pop("422", None)
-    statuses = {*ANYWHERE, *CONFLICTS.get((method, path), ())}
-    statuses |= {403} if path.startswith("/v1/keys") or (method != "get" and path not in READS) else set()
+def _complete(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The operation with the problems that follow from what it takes, and with its schemas shared."""
+    statuses = {*ANYWHERE, *operation.pop("x-problems", ())}
+    statuses |= {403} if method != "get" and path not in READS else set()
     statuses |= {404} if "{" in path else set()
-    statuses |= {409} if method != "get" and path.startswith(TICKETS) else set()
-    statuses |= set(WITH_BODY) if "requestBody" in operation or method in ("post", "put", "patch") else set()
-    if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
-        statuses.add(400)
-    if (method, path) == ("post", "/v1/tasks"):
-        answers["200"] = {"description": "The task of this task_key has these values"}
-    if path == "/v1/runs/{run_id}/cancel":
-        answers["200"] = {"description": "Cancelled"}
-        answers["202"] = {"description": "It runs, and is asked to stop"}
-    if path == "/v1/tasks/bulk":
-        answers["200"] = {"description": "Each for itself, with `atomic` false"}
-    if (method, path) == ("put", KEYED):
-        answers |= {"200": {"description": "The task has these values"}, "201": {"description": "The task is new"}}
-    if method == "get" and path in (KEYED, "/v1/tasks/{task_id}"):
-        answers["304"] = {"description": "If-None-Match names the ETag of what would be answered"}
-    schema = _answer(method, path)
-    for status, answer in answers.items():
-        if schema and status.startswith("2") and status != "204":  # which has no content
-            answer["content"] = {"application/json": {"schema": schema}}
+    statuses |= set(WITH_BODY) if "requestBody" in operation else set()
+    parameters = operation.get("parameters", [])
+    statuses |= {400} if any(one["in"] == "query" for one in parameters) else set()
+    for parameter in parameters:  # what is not in a query is left out of it, and never null
+        schema = parameter["schema"]
+        if parameter["in"] == "query" and "anyOf" in schema:
+            parameter["schema"] = next(one for one in schema["anyOf"] if one != {"type": "null"})
+    answers = {status: one for status, one in operation["responses"].items() if status < "4"}
     answers |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
-
-
-def _answer(method: str, path: str) -> dict[str, Any] | None:
-    """What a route answers when it does what was asked."""
-    if path == "/v1/tasks/{task_id}/run" or path.startswith("/v1/runs/{run_id}"):
-        return {"$ref": "#/components/schemas/Run"}
-    if path.startswith("/v1/queues"):
-        queue = {"$ref": "#/components/schemas/Queue"}
-        items = {"type": "array", "items": queue}
-        return queue if "{" in path else _object(["items", "truncated"], items=items, truncated={"type": "boolean"})
-    if method == "get" and path in ("/v1/tasks", "/v1/runs", "/v1/tasks/{task_id}/runs"):
-        item = "TaskOfList" if path == "/v1/tasks" else "Run"
-        return _object(
-            ["items", "next_cursor"],
-            items={"type": "array", "items": {"$ref": f"#/components/schemas/{item}"}},
-            next_cursor={"type": ["string", "null"]},
-        )
-    if path.startswith("/v1/keys"):
-        listed, made = (method, path) == ("get", "/v1/keys"), method == "post"
-        name = "Keys" if listed else "Key" if not made else "RotatedKey" if path.endswith("/rotate") else "NewKey"
-        return {"$ref": f"#/components/schemas/{name}"}
-    task = path in TASKS or path in ("/v1/tasks/{task_id}/pause", "/v1/tasks/{task_id}/resume")
-    return {"$ref": "#/components/schemas/Task"} if task else {"type": "object"}
-
-
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def _schemas() -> dict[str, Any]:
-    whole, moment = {"type": "integer", "minimum": 0}, {"type": ["string", "null"], "format": "date-time"}
-    names = documents.TASK_FIELDS
-    task: dict[str, Any] = {"id": whole, "namespace": {"type": "string"}, "handler": {"type": "string"}}
-    task |= {"state": {"enum": ["active", "paused", "cancelled", "invalid"]}, "version": whole, "next_run_at": moment}
-    run: dict[str, Any] = {"id": whole, "run_key": {"type": "string"}, "task_id": whole, "due_at": moment}
-    run |= {"state": {"enum": STATES}, "attempt": whole, "failures": whole, "lateness_ms": {"type": ["number", "null"]}}
-    run |= {"first_started_at": moment, "started_at": moment, "finished_at": moment}
-    queue: dict[str, Any] = {"queue": {"type": "string"}, "state": {"enum": ["active", "paused"]}, "paused_at": moment}
-    queue |= {"paused_by": {"type": ["string", "null"]}, "oldest_due_at": moment}
-    queue |= dict.fromkeys(("due", "waiting", "staged", "running"), whole)
-    queue |= {"consumers": {"type": ["integer", "null"], "minimum": 0}}
-    error = _object(["detail"], pointer={"type": "string"}, parameter={"type": "string"}, detail={"type": "string"})
-    codes = {"enum": sorted(CODES)}
-    return {
-        "Task": _object(names, **task),
-        "TaskOfList": _object([name for name in names if name != "payload"], **task),
-        "Run": _object(sorted(run), **run),
-        "Queue": _object(sorted(queue), **queue) | {"additionalProperties": False},
-        "Problem": _object(
-            ["type", "title", "status", "code", "detail"],
-            type={"type": "string"}, title={"type": "string"}, status=whole, code=codes, detail={"type": "string"},
-            errors={"type": "array", "items": error},
-        ),
-        **KEYS,
-    }  # fmt: skip
+    return dict(shapes.shared(operation | {"responses": answers}, schemas))
 
 
 def _problem(status: int) -> dict[str, Any]:
     kinds = [kind for kind, (of, _, _) in CODES.items() if of == status]
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": "; ".join(f"`{kind}`: {CODES[kind][1]}" for kind in kinds), "content": content}
+    narrow = {"properties": {"status": {"const": status}, "code": {"enum": kinds}}}
+    schema = {"allOf": [{"$ref": f"{shapes.REF}Problem"}, narrow]}
+    found: dict[str, Any] = {"description": "; ".join(f"`{kind}`: {CODES[kind][1]}" for kind in kinds)}
+    found["content"] = {MEDIA_TYPE: {"schema": schema}}
+    return found | ({"headers": header_refs(HEADERS[status])} if status in HEADERS else {})
 
 
 def text() -> str:

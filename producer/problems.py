@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clockjack.documents import compact
@@ -22,6 +23,7 @@ from clockjack.registration import Refused
 from clockjack.schedules import ScheduleError
 
 log = logging.getLogger("producer")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 OVERLOADED = AGAIN | {1021, 1040, 1114, 1203}  # disk full, too many connections
@@ -133,7 +135,10 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, (Unavailable, UnknownCommit)):
             request.app.state.watch.lost()
-        return answer(as_problem(error) or Problem("internal-error"))
+        problem = as_problem(error) or Problem("internal-error")
+        if problem.kind == "method-not-allowed":
+            problem.headers["Allow"] = ", ".join(_allowed(request))
+        return answer(problem)
 
     for kind in (
         Problem,
@@ -183,6 +188,12 @@ class _LastResort:
                 )
             if not started:
                 await answer(problem or Problem("internal-error"))(scope, receive, send)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of this path: each route knows its own only."""
+    scopes = [{**request.scope, "method": method} for method in METHODS]
+    return [s["method"] for s in scopes if any(r.matches(s)[0] is Match.FULL for r in request.app.routes)]
 
 
 def pointer(field: str) -> str:

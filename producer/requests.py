@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 
 from clockjack.documents import strict_json
 from clockjack.ledger import acceptance, keys
@@ -154,6 +155,8 @@ def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
     key = given[0]
     if len(key) >= 2 and key[0] == key[-1] == '"':  # the draft's structured string; a bare one is taken too
         key = key[1:-1]
+    elif key.startswith('"'):
+        raise Problem("invalid-idempotency-key")
     usable = 1 <= len(key) <= 255 and key.isascii() and key.isprintable() and key == key.strip()
     if len(given) > 1 or not usable:
         raise Problem("invalid-idempotency-key")
@@ -163,22 +166,23 @@ def ticket(request: Request, caller: Caller, raw: bytes) -> Ticket | None:
 
 def precondition(request: Request) -> frozenset[int] | None:
     """The versions that If-Match names; None when it is not there or takes any. What is no version matches none."""
-    given = ",".join(request.headers.getlist("if-match")).strip()
-    if not given or given == "*":
+    given = ",".join(sent := request.headers.getlist("if-match")).strip()
+    if not sent or given == "*":
         return None
     return _versions(given)
 
 
 def meant(request: Request) -> Meant:
     """Which version of a task (None: there is none) a PUT is for, as If-Match and If-None-Match say; None: any."""
+    sent = "if-match" in request.headers
     match, none_match = (",".join(request.headers.getlist(name)).strip() for name in ("if-match", "if-none-match"))
-    if not match and not none_match:
+    if not sent and not none_match:
         return None
     wanted, unwanted = _versions(match), _versions(none_match.replace("W/", ""))
 
     def fits(version: int | None) -> bool:
         there = version is not None
-        matches = not match or (there if match == "*" else version in wanted)
+        matches = not sent or (there if match == "*" else version in wanted)
         known = none_match != "" and (there if none_match == "*" else version in unwanted)
         return matches and not known
 
@@ -203,6 +207,19 @@ def _presented(request: Request) -> str | None:
     return request.headers.get("x-api-key")
 
 
+class _Id(Convertor[int]):
+    """So that /v1/tasks/bulk is no task: what is no number of up to 19 digits names nothing."""
+
+    regex = "[0-9]{1,19}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("id", _Id())
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Asking = Annotated[Caller, Depends(caller)]
 Admin = Annotated[Caller, Depends(admin)]

@@ -9,15 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clockjack import documents, registration, replaying
+from clockjack.answers import Page as Listed
+from clockjack.answers import Retried, TaskRun
 from clockjack.ledger import acceptance, replay, slo, tasks
 from clockjack.ledger.acceptance import Change
 from clockjack.ledger.asking import cancel_run
+from clockjack.outlook import Slo
 from producer import cursors
-from producer.answers import found, json, response, schema
+from producer.answers import found, json, response
+from producer.describing import describe
 from producer.requests import Asking, Id, Sent, caller, document, ticket
 from producer.tasks import Page, page
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
+ONE: Any = {"problems": (409,), "keyed": True, "headers": ("Location",)}
 
 
 class RunFilter(replaying.Which, Page):
@@ -31,7 +36,7 @@ class Window(BaseModel):
     window_s: Annotated[int, Field(ge=1, le=604_800)] = 3600
 
 
-@router.get("/slo")
+@router.get("/slo", **describe({200: Slo}))
 def promise(request: Request, asking: Asking, wanted: Annotated[Window, Query()]) -> Response:
     """How many of the runs that came due began on time, and how late they were, by stage."""
     window = timedelta(seconds=wanted.window_s)
@@ -39,7 +44,7 @@ def promise(request: Request, asking: Asking, wanted: Annotated[Window, Query()]
     return json(documents.nested(kept))
 
 
-@router.get("/runs")
+@router.get("/runs", **describe({200: Listed[TaskRun]}))
 def list_runs(request: Request, asking: Asking, wanted: Annotated[RunFilter, Query()]) -> Response:
     """Runs, the newest first. A page that is not full has a `next_cursor` if there may be more."""
     where = wanted.model_dump(exclude={"limit", "cursor"})
@@ -51,7 +56,7 @@ def list_runs(request: Request, asking: Asking, wanted: Annotated[RunFilter, Que
     return page(request, [documents.run(row) for row in items], after)
 
 
-@router.post("/runs/retry", status_code=202, openapi_extra=schema(replaying.Replay))
+@router.post("/runs/retry", **describe({202: Retried}, body=replaying.Replay))
 def retry_many(request: Request, asking: Asking, sent: Sent) -> Response:
     """Up to 1,000 of the failed runs that match are due now; `next_cursor` goes on with the others."""
     wanted = registration.read(replaying.Replay, document(sent.raw))
@@ -65,7 +70,7 @@ def retry_many(request: Request, asking: Asking, sent: Sent) -> Response:
     return answer
 
 
-@router.post("/runs/{run_id}/retry", status_code=202)
+@router.post("/runs/{run_id:id}/retry", **describe({202: TaskRun}, **ONE))
 def retry(request: Request, asking: Asking, sent: Sent, run_id: Id) -> Response:
     """The failed or cancelled run is due now, with all its attempts to come."""
     answer = _change(request, asking, sent, run_id, replay.retry)
@@ -73,7 +78,7 @@ def retry(request: Request, asking: Asking, sent: Sent, run_id: Id) -> Response:
     return answer
 
 
-@router.post("/runs/{run_id}/cancel")
+@router.post("/runs/{run_id:id}/cancel", **describe({200: TaskRun, 202: TaskRun}, **ONE))
 def cancel(request: Request, asking: Asking, sent: Sent, run_id: Id) -> Response:
     """A run that waits is cancelled; of one that runs it is accepted: its handler is asked to stop."""
     return _change(request, asking, sent, run_id, cancel_run)

@@ -5,16 +5,15 @@ from starlette.responses import Response
 
 from clockjack import documents, registration, trial
 from clockjack.ledger.database import Database
+from clockjack.outlook import Simulated
+from producer.describing import describe
 from producer.requests import Sent, caller, document
 
 MAX_ROWS = 1_000
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
-_SCHEMA = trial.Trial.model_json_schema()
-_SCHEMA["properties"]["outages"]["items"] = _SCHEMA.pop("$defs")["Away"]  # a reference would not be found from here
-_TRIAL = {"requestBody": {"content": {"application/json": {"schema": _SCHEMA}}}}
 
 
-@router.post("/schedules/simulate", openapi_extra=_TRIAL)
+@router.post("/schedules/simulate", **describe({200: Simulated}, body=trial.Trial))
 def simulate(request: Request, sent: Sent) -> Response:
     """What would run, be skipped or wait, by the decisions that production makes; at most 1,000 rows."""
     database: Database = request.app.state.database

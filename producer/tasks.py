@@ -15,11 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clockjack import documents, registration, telemetry
+from clockjack.answers import Page as Listed
+from clockjack.answers import State, Task, TaskRun
+from clockjack.changes import Cursor
 from clockjack.ledger import acceptance, reports, tasks
 from clockjack.ledger.database import Database, from_us, to_us
+from clockjack.outlook import Previewed
 from clockjack.preview import preview
 from producer import cursors
-from producer.answers import found, json, response, schema, unless_known
+from producer.answers import found, json, response, unless_known
+from producer.describing import describe
 from producer.requests import Asking, Body, Caller, Id, Sent, caller, document, ticket
 
 DUE_SOON = timedelta(seconds=6)
@@ -31,13 +36,13 @@ class Page(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     limit: Annotated[int, Field(ge=1, le=reports.MAX_PAGE)] = 50
-    cursor: Annotated[str, Field(max_length=100)] | None = None
+    cursor: Cursor | None = None
 
 
 class TaskFilter(Page):
     """Which tasks are wanted; `task_key` is a prefix."""
 
-    state: Annotated[str, Field(pattern="^(active|paused|cancelled|invalid)$")] | None = None
+    state: State | None = None
     handler: Annotated[str, Field(max_length=200)] | None = None
     queue: Annotated[str, Field(max_length=64)] | None = None
     task_key: Annotated[str, Field(max_length=200)] | None = None
@@ -45,10 +50,10 @@ class TaskFilter(Page):
     group_key: Annotated[str, Field(max_length=200)] | None = None
 
 
-_NEW_TASK, _PREVIEW = schema(registration.NewTask), schema(registration.Preview)
-
-
-@router.post("/tasks", status_code=201, openapi_extra=_NEW_TASK)
+@router.post(
+    "/tasks",
+    **describe({201: Task, 200: Task}, body=registration.NewTask, keyed=True, headers=("Location",)),
+)
 def register(request: Request, asking: Asking, sent: Sent) -> Response:
     """The task is registered: 201 when it is new, 200 when the task of this task_key was brought to these values."""
     return accept(request, asking, sent, lambda: document(sent.raw))
@@ -83,7 +88,7 @@ def accept(
     return response(done)
 
 
-@router.post("/schedules/preview", openapi_extra=_PREVIEW)
+@router.post("/schedules/preview", **describe({200: Previewed}, body=registration.Preview))
 def preview_schedule(request: Request, sent: Sent) -> Response:
     """What a schedule means, before a task has it: its words, its next occurrences, its surprises."""
     database: Database = request.app.state.database
@@ -93,7 +98,7 @@ def preview_schedule(request: Request, sent: Sent) -> Response:
     return json(preview(schedule, now, wanted.count))
 
 
-@router.get("/tasks")
+@router.get("/tasks", **describe({200: Listed[Task]}))
 def list_tasks(request: Request, asking: Asking, wanted: Annotated[TaskFilter, Query()]) -> Response:
     """Tasks, the newest first, without their payloads."""
     where = wanted.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
@@ -107,14 +112,14 @@ def list_tasks(request: Request, asking: Asking, wanted: Annotated[TaskFilter, Q
     return page(request, [documents.task(row) for row in items], after)
 
 
-@router.get("/tasks/{task_id}")
+@router.get("/tasks/{task_id:id}", **describe({200: Task, 304: None}, unmatched=True))
 def get_task(request: Request, asking: Asking, task_id: Id) -> Response:
     """The task with its payload; 304 without it when If-None-Match names its ETag."""
     row = _read(request, lambda c: tasks.get(c, asking.namespace, task_id))
     return unless_known(request, documents.task(found(row)))
 
 
-@router.get("/tasks/{task_id}/runs")
+@router.get("/tasks/{task_id:id}/runs", **describe({200: Listed[TaskRun]}))
 def list_runs(request: Request, asking: Asking, task_id: Id, wanted: Annotated[Page, Query()]) -> Response:
     """The task's runs, the latest due first."""
     before = cursors.read(wanted.cursor)
@@ -129,7 +134,7 @@ def list_runs(request: Request, asking: Asking, task_id: Id, wanted: Annotated[P
     return page(request, [documents.run(row) for row in items], after)
 
 
-@router.get("/runs/{run_id}")
+@router.get("/runs/{run_id:id}", **describe({200: TaskRun}))
 def get_run(request: Request, asking: Asking, run_id: Id) -> Response:
     """The run with its attempts that did not succeed."""
 

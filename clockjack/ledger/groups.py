@@ -124,7 +124,12 @@ def move(connection: Connection, namespace: str, group_key: str, anchor: Anchor,
     if not live:
         raise StateConflict("the group is cancelled: register it again instead")
     times = {row["offset_s"]: anchor.times(row["offset_s"]) for row in live}
-    _check(anchor, {row["offset_s"]: row | times[row["offset_s"]] for row in live})
+    try:
+        _check(anchor, {row["offset_s"]: row | times[row["offset_s"]] for row in live})
+    except ScheduleError as error:
+        if error.field in (anchor.field, "offsets_s", "timezone"):
+            raise
+        raise StateConflict(f"what the members have does not allow it: {error}") from None
     now = _now(connection, anchor, times)
     members = [tasks.edit(connection, row, times[row["offset_s"]], actor=actor) for row in live]
     moved = [new for old, new in zip(live, members, strict=True) if old["schedule_version"] != new["schedule_version"]]

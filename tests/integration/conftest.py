@@ -26,6 +26,7 @@ from clockjack.settings import Settings
 from deploy import grants, servers
 from producer.app import create_app
 from tests import said
+from tests.integration import described
 from tests.integration.life import owner
 from tests.integration.serving import Producer
 
@@ -158,6 +159,7 @@ def app(database_url: str, redis_url: str, users: dict[str, str]) -> Any:
 @pytest.fixture
 def anonymous(app: Any) -> Iterator[TestClient]:
     with TestClient(app, raise_server_exceptions=False) as client:
+        client.event_hooks = {"request": [], "response": [described.check]}
         yield client
 
 

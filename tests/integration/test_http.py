@@ -148,7 +148,7 @@ def test_a_fault_of_ours_is_a_problem_that_tells_nothing(
 def test_a_key_is_needed_and_opens_one_namespace_only(anonymous: TestClient, database: Database) -> None:
     mine, other = (owner(database).transaction(lambda c, n=n: keys.create(c, n, "test")) for n in ("mine", "other"))
     for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic eDp5"}, {"X-API-Key": mine + "x"}):
-        response = anonymous.get("/v1/tasks/abc?limit=x", headers=headers)
+        response = anonymous.get("/v1/tasks/7?limit=x", headers=headers)
         assert_problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")
     sent = {"handler": "mock", "run_at": FUTURE, "task_key": "k"}
