@@ -1,4 +1,4 @@
-"""What the API tells of schedules, the load, the promise, keys and queues; for the same readers as clockjack/answers.py."""
+"""What the API tells of schedules, the load, the promise, keys and queues; for who reads clockjack/answers.py, too."""
 
 from typing import Literal, TypedDict
 

@@ -1,7 +1,10 @@
 """A paused queue starts nothing, through every way that leads to a start, and loses nothing. Driven step by step."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,7 +20,9 @@ from clockjack.ledger import acceptance, claim, keys
 from clockjack.ledger import queues as switches
 from clockjack.ledger.database import Database
 from clockjack.queues import Queues
+from clockjack.settings import Settings
 from consumers.engine import Engine
+from consumers.worker import BatchWorker
 from dispatcher.loops import Dispatcher
 from tests.integration.life import insert, owner, run_of, select, sql, task
 from tests.integration.serving import Producer
@@ -189,13 +194,20 @@ def test_a_large_backlog_of_a_paused_queue_keeps_no_other_waiting(pipeline: Pipe
     assert sorted(pipeline.entered) == [late, soon]
 
 
-def test_restarted_dispatchers_and_consumers_know_it_before_they_do_anything(
-    database: Database, users: dict[str, str], redis_url: str, tmp_path: Path
-) -> None:
-    import os
-    import subprocess
-    import sys
+def test_a_consumer_knows_it_before_its_first_step(database: Database, users: dict[str, str], redis_url: str) -> None:
+    pause(database)
+    settings = Settings(database_url=users["consumer"], redis_url=redis_url)
+    worker = BatchWorker(settings, database, list, lambda job, run: None)
+    worker._wait_for_database()
+    assert worker.engine.paused
+    worker.engine.pool.close()
 
+
+def test_restarted_dispatchers_and_consumers_know_it_before_they_do_anything(
+    database: Database, queues: Queues, users: dict[str, str], redis_url: str, tmp_path: Path
+) -> None:
+    claimed = insert(database)
+    queues.push(claim.claim(database, {}).ready, database.clock.now_us())
     pause(database)
     one, other = insert(database), insert(database, queue="other")
     processes = []
@@ -219,10 +231,10 @@ def test_restarted_dispatchers_and_consumers_know_it_before_they_do_anything(
             return [r["state"] for r in select(database, "SELECT state FROM runs WHERE task_id = :t", t=task_id)]
 
         wait(lambda: state(other) == ["succeeded"], tmp_path)
-        assert state(one) == []
+        assert (state(one), state(claimed)) == ([], ["ready"])
         resumed = time.monotonic()
         resume(database)
-        wait(lambda: state(one) == ["succeeded"], tmp_path)
+        wait(lambda: state(one) == state(claimed) == ["succeeded"], tmp_path)
         assert time.monotonic() - resumed < 8
     finally:
         for process in processes:
