@@ -25,6 +25,7 @@ from producer import (
     groups,
     keys,
     load,
+    namespaces,
     openapi,
     problems,
     rates,
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
     app.include_router(keys.router)
+    app.include_router(namespaces.router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     for path, endpoint in (
         ("/healthz", healthz),

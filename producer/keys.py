@@ -39,15 +39,16 @@ _KEY: dict[str, Any] = {
 _API_KEY = {"api_key": {"type": "string", "description": "the key, this once"}}
 
 
-def _exactly(properties: dict[str, Any]) -> dict[str, Any]:
+def exactly(properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these properties and no other."""
     return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
 
 
 SCHEMAS = {
-    "Key": _exactly(_KEY),
-    "NewKey": _exactly(_KEY | _API_KEY),
-    "RotatedKey": _exactly(_KEY | _API_KEY | {"former": {"$ref": "#/components/schemas/Key"}}),
-    "Keys": _exactly(
+    "Key": exactly(_KEY),
+    "NewKey": exactly(_KEY | _API_KEY),
+    "RotatedKey": exactly(_KEY | _API_KEY | {"former": {"$ref": "#/components/schemas/Key"}}),
+    "Keys": exactly(
         {
             "items": {"type": "array", "items": {"$ref": "#/components/schemas/Key"}},
             "next_cursor": {"type": ["string", "null"]},

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from clockjack import documents
 from clockjack.settings import Settings
 from producer.keys import SCHEMAS as KEYS
+from producer.namespaces import SCHEMAS as NAMESPACES
 from producer.problems import CODES, MEDIA_TYPE
 from producer.requests import READS
 
@@ -97,6 +98,8 @@ def _answer(method: str, path: str) -> dict[str, Any] | None:
             items={"type": "array", "items": {"$ref": f"#/components/schemas/{item}"}},
             next_cursor={"type": ["string", "null"]},
         )
+    if path == "/v1/namespaces":
+        return {"$ref": "#/components/schemas/Namespaces"}
     if path.startswith("/v1/keys"):
         listed, made = (method, path) == ("get", "/v1/keys"), method == "post"
         name = "Keys" if listed else "Key" if not made else "RotatedKey" if path.endswith("/rotate") else "NewKey"
@@ -129,6 +132,7 @@ def _schemas() -> dict[str, Any]:
             errors={"type": "array", "items": error},
         ),
         **KEYS,
+        **NAMESPACES,
     }  # fmt: skip
 
 

@@ -1,0 +1,39 @@
+"""The route that says what a key opens."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from clockjack import keys
+from clockjack.ledger import acceptance, namespaces
+from clockjack.ledger import keys as ledger
+from producer.answers import found, json
+from producer.keys import exactly
+from producer.requests import Asking, caller
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
+_COUNT = {"type": "integer", "minimum": 0}
+_NAMESPACE = exactly(
+    {
+        "namespace": {"type": "string"},
+        "tasks": {**_COUNT, "description": f"of any state, counted up to {namespaces.MOST_TASKS:,}"},
+        "keys": {**_COUNT, "description": "that are valid"},
+        "endpoints": _COUNT,
+        "expectations": _COUNT,
+        "key": {"$ref": "#/components/schemas/Key"},
+    }
+)
+SCHEMAS = {"Namespaces": exactly({"items": {"type": "array", "items": _NAMESPACE}, "next_cursor": {"type": "null"}})}
+
+
+@router.get("/namespaces")
+def list_namespaces(request: Request, asking: Asking) -> Response:
+    """The namespaces that this key opens, which is one: how much is in it, and the key itself, without its secret."""
+
+    def body(connection: Any) -> dict[str, Any]:
+        key = found(ledger.get(connection, asking.actor.removeprefix("key:"), asking.namespace))
+        return namespaces.get(connection, asking.namespace) | {"key": keys.document(key)}
+
+    one = acceptance.read(request.app.state.database, body)
+    return json({"items": [one], "next_cursor": None})
