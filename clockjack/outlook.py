@@ -1,4 +1,4 @@
-"""What the API tells of schedules, the load, the promise, keys and queues; for who reads clockjack/answers.py, too."""
+"""What the API tells of schedules, load, promise, keys and queues; for who reads clockjack/answers.py, too."""
 
 from typing import Literal, TypedDict
 
@@ -151,6 +151,17 @@ class RotatedKey(MadeKey):
     """A new API key, and the one whose place it takes."""
 
     former: Key
+
+
+class Namespace(TypedDict):
+    """What there is of a namespace: tasks of any state, counted up to 100,000, valid keys; and the key that asks."""
+
+    namespace: str
+    tasks: Count
+    keys: Count
+    endpoints: Count
+    expectations: Count
+    key: Key
 
 
 class Queue(TypedDict):

@@ -27,6 +27,7 @@ from producer import (
     keyed,
     keys,
     load,
+    namespaces,
     openapi,
     problems,
     queueing,
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(endpoints.router)
     app.include_router(expectations.router)
     app.include_router(keys.router)
+    app.include_router(namespaces.router)
     app.include_router(explained.router)
     app.include_router(reference.router)
     app.include_router(tryout.router)

@@ -162,3 +162,25 @@ def test_the_use_of_a_key_is_noted_once_a_minute(
         began = time.monotonic()
         assert noted().year == 2020
         assert time.monotonic() - began < 1, "who asks waits for a note"
+
+
+def test_a_key_is_told_what_it_opens(
+    anonymous: TestClient, database: Database, mine: dict[str, str], theirs: dict[str, str]
+) -> None:
+    ours(anonymous, mine)
+    reader = bearer(database, "mine", "read")
+    anonymous.delete(f"/v1/keys/{keys.prefix_of(bearer(database, 'mine', 'write')['Authorization'][7:])}", headers=mine)
+    answer = anonymous.get("/v1/namespaces", headers=reader)
+    (one,) = answer.json()["items"]
+    key = one.pop("key")
+    assert one == {"namespace": "mine", "tasks": 3, "keys": 3, "endpoints": 1, "expectations": 1}
+    assert (key["key_prefix"], key["scope"]) == (keys.prefix_of(reader["Authorization"][7:]), "read")
+    assert "hash" not in answer.text
+    (empty,) = anonymous.get("/v1/namespaces", headers=theirs).json()["items"]
+    assert {name: empty[name] for name in one} == {
+        "namespace": "theirs",
+        "tasks": 0,
+        "keys": 1,
+        "endpoints": 0,
+        "expectations": 0,
+    }
