@@ -249,28 +249,6 @@ class Items(TypedDict, Generic[T]):
     items: list[T]
 
 
-class QueueState(TypedDict):
-    """How a queue stands, over all namespaces."""
-
-    queue: str
-    state: str
-    paused_at: str | None
-    paused_by: str | None
-    due: int
-    waiting: int
-    staged: int
-    running: int
-    oldest_due_at: str | None
-    consumers: int | None
-
-
-class QueueStates(TypedDict):
-    """All queues that are paused, hold something or are served."""
-
-    items: list[QueueState]
-    truncated: bool
-
-
 class Page(TypedDict, Generic[T]):
     """A part of a list, and where it goes on."""
 

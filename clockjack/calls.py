@@ -15,12 +15,10 @@ from clockjack.answers import (
     Controlled,
     Group,
     Page,
-    QueueState,
-    QueueStates,
     Task,
     TaskRun,
 )
-from clockjack.outlook import Explanation, Forecast
+from clockjack.outlook import Explanation, Forecast, QueueState, QueueStates
 from clockjack.sending import instant, sendable
 from clockjack.telemetry import wall_clock
 

@@ -164,7 +164,7 @@ class Namespace(TypedDict):
     key: Key
 
 
-class Queue(TypedDict):
+class QueueState(TypedDict):
     """A queue, which all namespaces share, and what is in it. `consumers`: null if Redis cannot be asked."""
 
     queue: str
@@ -179,8 +179,8 @@ class Queue(TypedDict):
     consumers: Count | None
 
 
-class Queues(TypedDict):
+class QueueStates(TypedDict):
     """The queues; `truncated`: there was more than was counted."""
 
-    items: list[Queue]
+    items: list[QueueState]
     truncated: bool

@@ -7,7 +7,7 @@ from pydantic import WithJsonSchema
 from starlette.responses import Response
 
 from clockjack import queueing, registration
-from clockjack.outlook import Queue, Queues
+from clockjack.outlook import QueueState, QueueStates
 from producer.answers import json, response
 from producer.describing import describe
 from producer.requests import Admin, Asking, Body, Caller, Sent, caller, ticket
@@ -16,19 +16,19 @@ QueueName = Annotated[str, WithJsonSchema({"type": "string", "format": "printabl
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
 
 
-@router.get("/queues", **describe({200: Queues}))
+@router.get("/queues", **describe({200: QueueStates}))
 def list_queues(request: Request, asking: Asking) -> Response:
     """Queues that are paused, hold something or are served, with what is due, waits and runs in each."""
     return json(queueing.listed(request.app.state.database, request.app.state.queues))
 
 
-@router.post("/queues/{queue}/pause", **describe({200: Queue}, keyed=True))
+@router.post("/queues/{queue}/pause", **describe({200: QueueState}, keyed=True))
 def pause(request: Request, asking: Admin, sent: Sent, queue: QueueName) -> Response:
     """Nothing of the queue starts until it is resumed; what is due waits, and what has begun goes on."""
     return _switch(request, asking, sent, "pause", queue)
 
 
-@router.post("/queues/{queue}/resume", **describe({200: Queue}, keyed=True))
+@router.post("/queues/{queue}/resume", **describe({200: QueueState}, keyed=True))
 def resume(request: Request, asking: Admin, sent: Sent, queue: QueueName) -> Response:
     """The queue starts what is due, late runs as their `misfire` says."""
     return _switch(request, asking, sent, "resume", queue)

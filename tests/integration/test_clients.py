@@ -5,12 +5,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import httpx2
 import pytest
 
-from clockjack import AsyncClient, Client, ClientError, Run, answers, calls
+from clockjack import AsyncClient, Client, ClientError, Run, answers, calls, outlook
 from clockjack.handlers import registry
 from clockjack.ledger import keys
 from clockjack.ledger.database import Database
@@ -220,8 +220,8 @@ def test_the_types_are_those_of_the_answers(client: Client, database: Database) 
         (answers.Task, daily), (answers.Task, client.get(daily["id"])), (answers.Task, listed), (answers.TaskRun, run),
         (answers.TaskRun, next(iter(client.runs(daily["id"])))), (answers.Group, group),
         (answers.Task, group["members"][0]),
-        (answers.Explanation, client.explain(daily["id"])), (answers.Controlled, client.control("pause", all=True)),
-        (answers.Forecast, client.forecast()), (answers.QueueStates, client.queues()),
+        (outlook.Explanation, client.explain(daily["id"])), (answers.Controlled, client.control("pause", all=True)),
+        (outlook.Forecast, client.forecast()), (outlook.QueueStates, client.queues()),
         (answers.Backfilled, client.backfill(daily["id"], begin, begin, dry_run=True)),
     ]  # fmt: skip
     for kind, document in found:
@@ -240,7 +240,9 @@ def unfit(value: Any, kind: Any, where: str = "") -> list[str]:
         ]
     if origin is list and isinstance(value, list):
         return [w for i, item in enumerate(value) for w in unfit(item, arguments[0], f"{where}[{i}]")]
-    if origin is UnionType:
+    if origin is Literal:
+        return [] if value in arguments else [f"{where}: {value!r}"]
+    if origin in (UnionType, Union):
         return min((unfit(value, one, where) for one in arguments), key=len)
     plain = (int, float) if kind is float else origin or kind
     return [] if kind is Any or isinstance(value, plain) else [f"{where}: {value!r}"]

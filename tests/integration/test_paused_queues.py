@@ -292,7 +292,8 @@ def test_the_doors(
     assert oldest == min(row["run_at"] for row in select(database, "SELECT run_at FROM tasks")).isoformat() + "Z"
     counts = {"due": 1, "waiting": 1, "staged": 1, "running": 1, "consumers": 1}
     assert mail == {"queue": "mail", "state": "active", "paused_at": None, "paused_by": None} | counts
-    refused = http.post("/v1/queues/mail/pause")
+    writer = owner(database).transaction(lambda c: keys.create(c, "theirs", "writer", "write"))
+    refused = http.post("/v1/queues/mail/pause", headers={"Authorization": f"Bearer {writer}"})
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert select(database, "SELECT queue FROM queues") == []
     for _ in range(2):  # the second time it stays as it is
