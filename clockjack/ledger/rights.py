@@ -21,7 +21,7 @@ COLUMN = {
     "expectations": "queue",
     "alembic_version": "version_num",
 }
-UPDATED = COLUMN | {"idempotency_keys": "status", "api_keys": "revoked_at"}
+UPDATED = COLUMN | {"idempotency_keys": "answer", "api_keys": "revoked_at"}
 PROBES = {
     "SELECT": "EXPLAIN SELECT {column} FROM {table}",
     "INSERT": "EXPLAIN INSERT INTO {table} ({column}) VALUES (1)",
