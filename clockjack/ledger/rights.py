@@ -22,7 +22,7 @@ COLUMN = {
     "queues": "actor",
     "alembic_version": "version_num",
 }
-UPDATED = COLUMN | {"idempotency_keys": "status", "api_keys": "revoked_at"}
+UPDATED = COLUMN | {"idempotency_keys": "answer", "api_keys": "revoked_at"}
 PROBES = {
     "SELECT": "EXPLAIN SELECT {column} FROM {table}",
     "INSERT": "EXPLAIN INSERT INTO {table} ({column}) VALUES (1)",
