@@ -232,6 +232,8 @@ def unfit(value: Any, kind: Any, where: str = "") -> list[str]:
     """Where the value is not what the type says."""
     origin, arguments = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
+        if not isinstance(value, dict):
+            return [f"{where}: {value!r}"]
         hints = get_type_hints(kind)
         wrong = [f"{where}: without {name}" for name in kind.__required_keys__ - set(value)]
         wrong += [f"{where}: {name} is unknown" for name in set(value) - set(hints) - {"from"}]
