@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clockjack.alike import Alike
 from clockjack.documents import compact, moment
 from clockjack.ledger import acceptance, batch, tasks
 from clockjack.ledger.acceptance import Answer, Change, Ticket
 from clockjack.ledger.database import Database
-from clockjack.registration import Refused, fields, new_task, read
+from clockjack.registration import Refused, read
 
 MOST = 1_000
 Wrong = list[tuple[str, str]]  # fields, each with what is wrong with it
@@ -44,9 +45,10 @@ class Sent:
         self.good: list[tuple[int, dict[str, Any]]] = []
         self.wrong: dict[int, Wrong] = {}
         keys: dict[str, int] = {}
+        judge = Alike(now)
         for place, one in enumerate(asked.tasks):
             try:
-                values = fields(new_task(one), now)
+                values = judge.fields(one)
                 key = values["task_key"]
                 if key is not None and (before := keys.setdefault(key, place)) != place:
                     raise Refused([("task_key", f"tasks/{before} of this request has it, too")])

@@ -4,13 +4,13 @@ The Idempotency-Key's row is written in the change's own transaction: either bot
 """
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger import control, forecast, keys, reports, tasks
+from clockjack.ledger import arrival, batch, control, forecast, keys, reports, tasks
 from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
 
 T = TypeVar("T")
@@ -54,11 +54,22 @@ def once(database: Database, work: Callable[[Connection], Change], ticket: Ticke
     Without a ticket a lost COMMIT is looked up by `Change.seen`; `work` that cannot be seen must bear being repeated.
     Raises KeyReused, Unavailable, and what `work` raises.
     """
+
+    return _once(database, work, ticket, lambda connection: ticket and given(connection, ticket))
+
+
+def _once(
+    database: Database,
+    work: Callable[[Connection], Change],
+    ticket: Ticket | None,
+    look: Callable[[Connection], Answer | None],
+) -> Answer:
+    """The same, where `look` says what was answered to the ticket before."""
     for round_ in range(1, ROUNDS + 1):
         last: list[Change] = []
 
         def body(connection: Connection, last: list[Change] = last) -> Answer:
-            if ticket and (before := given(connection, ticket)):
+            if before := look(connection):
                 return before
             change = work(connection)
             if ticket:
@@ -99,9 +110,17 @@ def register(
     `write` words the answer, from the task's row and what is to be said of its second if that is crowded.
     """
 
+    due, there = batch.plain(values), arrival.Arrival()
+
+    def look(connection: Connection) -> Answer | None:
+        nonlocal there
+        there = arrival.look(connection, namespace, ticket and ticket.key, due)
+        return _given(there.before, ticket) if ticket and there.before else None
+
     def work(connection: Connection) -> Change:
-        made = tasks.register(connection, namespace, values, actor=actor)
-        text = write(made.task, forecast.crowding(connection, made.task))
+        made = batch.register_one(connection, namespace, values, actor=actor, now=there.now)
+        crowd = there.crowd + 1 if made.created and there.crowd is not None else None
+        text = write(made.task, forecast.crowding(connection, made.task, crowd))
         if not made.created:
             return Change(200, text)  # bringing it to the same values again changes nothing
 
@@ -111,7 +130,7 @@ def register(
 
         return Change(201, text, seen)
 
-    return once(database, work, ticket)
+    return _once(database, work, ticket, look)
 
 
 def run_now(
@@ -168,8 +187,10 @@ def read(database: Database, body: Callable[[Connection], T]) -> T:
 def given(connection: Connection, ticket: Ticket) -> Answer | None:
     """The answer that was given to this ticket, or None. Raises KeyReused when it stands for another request."""
     found = keys.find_answer(connection, ticket.namespace, ticket.key)
-    if found is None:
-        return None
+    return _given(found, ticket) if found else None
+
+
+def _given(found: Mapping[str, Any], ticket: Ticket) -> Answer:
     if not hmac.compare_digest(bytes(found["request_hash"]), ticket.request_hash):
         raise KeyReused(ticket.key)
     return Answer(found["status"], found["answer"], replayed=True)

@@ -5,9 +5,10 @@ times depend on their id (`H`, jitter), go through it one by one. Known tasks ar
 primary key; new ones are inserted in the order of their keys, so that two batches with the same keys do not deadlock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,16 +16,28 @@ from sqlalchemy.engine import Connection
 
 from clockjack.ledger import tasks
 from clockjack.ledger.database import chunks, rows
-from clockjack.ledger.exact import moment
+from clockjack.ledger.exact import literal, moment, text
 from clockjack.ledger.tasks import DEFAULTS, EDITABLE
 from clockjack.schedules import ScheduleError, wants_seed
 
 Row = dict[str, Any]
 AT_ONCE = 500
 # what the table gives to a column that is not named: a column that has no other value in 500 rows is left out
-LEFT_OUT = {"queue": "default", "payload": "null", "timeout_s": 60, "max_failures": 5, "backoff_s": 2}
+LEFT_OUT = {
+    "namespace": "default",
+    "queue": "default",
+    "payload": "null",
+    "timeout_s": 60,
+    "max_failures": 5,
+    "backoff_s": 2,
+}
 LEFT_OUT |= {"backoff_max_s": 3600, **DEFAULTS}
-NAMES = ("task_key", *EDITABLE)
+# of a new task's row, what nobody has chosen
+NEW: Row = dict.fromkeys(("group_key", "offset_s", "missed_since", "error"))
+NEW |= {"schedule_version": 1, "runs_claimed": 0, "seen_state": "active", "seen_schedule_version": 1}
+NAMES = ("namespace", "next_run_at", "task_key", *EDITABLE)
+OF_ROW = itemgetter(*NAMES)
+WRITERS: dict[str, Callable[[Any], str]] = {"next_run_at": moment, "run_at": moment, "payload": text, "task_key": text}
 
 
 @dataclass(slots=True)
@@ -52,7 +65,7 @@ def register(connection: Connection, namespace: str, wanted: Sequence[tuple[int,
     known = _known(connection, namespace, sorted(v["task_key"] for _, v in wanted if v["task_key"] is not None))
     new: list[tuple[int, Row]] = []
     for place, values in sorted(wanted, key=lambda one: (known.get(one[1]["task_key"], 0), one[1]["task_key"] or "")):
-        due = None if values["task_key"] in known else _first(values | {"created_at": now}, now)
+        due = None if values["task_key"] in known else _first(values, now)
         if due is None:
             _alone(connection, namespace, done, place, values, actor)
         else:
@@ -62,6 +75,22 @@ def register(connection: Connection, namespace: str, wanted: Sequence[tuple[int,
     done.rows |= dict(new)
     done.created |= {place for place, _ in new}
     return done
+
+
+def register_one(connection: Connection, namespace: str, values: Row, *, actor: str, now: datetime) -> tasks.Registered:
+    """What `tasks.register` does; a new task without a task_key by two statements."""
+    due = _first(values, now) if values["task_key"] is None else None
+    if due is None:
+        return tasks.register(connection, namespace, values, actor=actor)
+    row = values | {"namespace": namespace, "next_run_at": due, "created_at": now, "updated_at": now}
+    _insert(connection, [(0, row)], actor, now)
+    return tasks.Registered(NEW | row, created=True)
+
+
+def plain(values: Row) -> datetime | None:
+    """When a new task with these values is due first, if that is its run_at and nothing else."""
+    timed = values["jitter_s"] or values["exclude"] or values["start_at"] or values["end_at"]
+    return None if timed else values["run_at"]
 
 
 def _known(connection: Connection, namespace: str, keys: Sequence[str]) -> dict[str, int]:
@@ -75,8 +104,9 @@ def _known(connection: Connection, namespace: str, keys: Sequence[str]) -> dict[
 
 def _first(row: Row, now: datetime) -> datetime | None:
     """When a new task with these values is due first; None if that is for `tasks.register` to say."""
-    if row["run_at"] is not None and not (row["jitter_s"] or row["exclude"] or row["start_at"] or row["end_at"]):
-        return row["run_at"]  # type: ignore[no-any-return]
+    if due := plain(row):
+        return due
+    row = row | {"created_at": now}
     return None if wants_seed(tasks.schedule_of(row)) else tasks.first_run(row, now)
 
 
@@ -95,20 +125,34 @@ def _alone(connection: Connection, namespace: str, done: Batch, place: int, valu
 
 def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str, now: datetime) -> None:
     """The rows are there, with their events, and know their ids."""
-    names = [name for name in NAMES if any(row[name] != LEFT_OUT.get(name) for _, row in part)]
-    names += ["namespace", "next_run_at"]
-    at = moment(now)
-    one = f"({', '.join(['%s'] * len(names))}, {at}, {at}, 'active', 1, 1)"
-    result = connection.exec_driver_sql(
-        f"INSERT INTO tasks ({', '.join(names)}, created_at, updated_at, seen_state, seen_schedule_version, version)"
-        f" VALUES {', '.join([one] * len(part))}",
-        tuple(row[name] for _, row in part for name in names),
-    )
+    columns = dict(zip(NAMES, zip(*(OF_ROW(row) for _, row in part), strict=True), strict=True))
+    alike = {name for name, values in columns.items() if values.count(values[0]) == len(values)} - {"next_run_at"}
+    same = {name: literal(columns[name][0]) for name in NAMES if name in alike}
+    names = [name for name in NAMES if name not in alike or columns[name][0] != LEFT_OUT.get(name)]
+    # a column that all rows have alike is written out once, not row by row
+    fixed = {"created_at": moment(now), "updated_at": moment(now), "seen_state": "'active'"}
+    fixed |= {"seen_schedule_version": "1", "version": "1"} | {name: same[name] for name in names if name in alike}
+    tail = f", {', '.join(fixed.values())})"
+    own = [name for name in names if name not in alike]
+    written = [map(WRITERS.get(name, literal), columns[name]) for name in own]
+    rows_ = ",".join(f"({','.join(values)}{tail}" for values in zip(*written, strict=True))
+    result = connection.exec_driver_sql(f"INSERT INTO tasks ({', '.join((*own, *fixed))}) VALUES {rows_}")
     first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
     for number, (_, row) in enumerate(part):
         row |= {"id": first + number, "version": 1, "state": "active"}
+    by = text(actor[:100])
+    words = _words(part, alike)
     connection.exec_driver_sql(
         "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "
-        + ", ".join(f"({row['id']}, %s, 'registered', 1, 1, %s)" for _, row in part),
-        tuple(value for _, row in part for value in (actor[:100], tasks.words(row)[:1000])),
+        + ",".join(f"({row['id']},{by},'registered',1,1,{text(words(row)[:1000])})" for _, row in part)
     )
+
+
+def _words(part: Sequence[tuple[int, Row]], alike: Collection[str]) -> Callable[[Row], str]:
+    """What `tasks.words` says of each; where only run_at differs, the rest is said once."""
+    first = part[0][1]
+    if first["run_at"] is None or not set(tasks.SCHEDULE) - {"run_at"} <= set(alike):
+        return tasks.words
+    rest = tasks.words(first | {"run_at": None})
+    tail = f", {rest}" if rest else ""
+    return lambda row: f"run_at={row['run_at']}{tail}"

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
+from clockjack.ledger.exact import text, token
 
 SCOPES = ("read", "write")
 
@@ -103,13 +104,7 @@ def store_answer(
     connection: Connection, namespace: str, key: str, *, request_hash: bytes, status: int, answer: str
 ) -> None:
     """The answer is given again to whoever comes with this key. A key that exists raises 1062: roll back, find it."""
-    inserted(
-        connection,
-        "INSERT INTO idempotency_keys (namespace, idempotency_key, request_hash, status, answer)"
-        " VALUES (:namespace, :key, :request_hash, :status, :answer)",
-        namespace=namespace,
-        key=key,
-        request_hash=request_hash,
-        status=status,
-        answer=answer,
+    values = f"{text(namespace)}, {text(key)}, {token(request_hash)}, {int(status)}, {text(answer)}"
+    connection.exec_driver_sql(
+        f"INSERT INTO idempotency_keys (namespace, idempotency_key, request_hash, status, answer) VALUES ({values})"
     )
