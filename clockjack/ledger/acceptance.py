@@ -4,13 +4,15 @@ The Idempotency-Key's row is written in the change's own transaction: either bot
 """
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger import arrival, batch, control, forecast, keys, reports, tasks
+from clockjack.ledger.arrival import Arrival
 from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
 
 T = TypeVar("T")
@@ -55,7 +57,10 @@ def once(database: Database, work: Callable[[Connection], Change], ticket: Ticke
     Raises KeyReused, Unavailable, and what `work` raises.
     """
 
-    return _once(database, work, ticket, lambda connection: ticket and given(connection, ticket))
+    def look(connection: Connection) -> Answer | None:
+        return given(connection, ticket) if ticket else None
+
+    return _once(database, work, ticket, look)
 
 
 def _once(
@@ -110,14 +115,7 @@ def register(
     `write` words the answer, from the task's row and what is to be said of its second if that is crowded.
     """
 
-    due, there = batch.plain(values), arrival.Arrival()
-
-    def look(connection: Connection) -> Answer | None:
-        nonlocal there
-        there = arrival.look(connection, namespace, ticket and ticket.key, due)
-        return _given(there.before, ticket) if ticket and there.before else None
-
-    def work(connection: Connection) -> Change:
+    def work(connection: Connection, there: Arrival) -> Change:
         made = batch.register_one(connection, namespace, values, actor=actor, now=there.now)
         crowd = there.crowd + 1 if made.created and there.crowd is not None else None
         text = write(made.task, forecast.crowding(connection, made.task, crowd))
@@ -130,7 +128,24 @@ def register(
 
         return Change(201, text, seen)
 
-    return _once(database, work, ticket, look)
+    return arriving(database, work, ticket, batch.plain(values))
+
+
+def arriving(
+    database: Database,
+    work: Callable[[Connection, Arrival], Change],
+    ticket: Ticket | None,
+    due: datetime | None = None,
+) -> Answer:
+    """`once` for a registration, of something due then: `work` is told what was there when it came."""
+    there = Arrival()
+
+    def look(connection: Connection) -> Answer | None:
+        nonlocal there
+        there = arrival.look(connection, due, (ticket.namespace, ticket.key) if ticket else None)
+        return given(connection, ticket) if ticket and there.answered else None
+
+    return _once(database, lambda connection: work(connection, there), ticket, look)
 
 
 def run_now(
@@ -187,10 +202,8 @@ def read(database: Database, body: Callable[[Connection], T]) -> T:
 def given(connection: Connection, ticket: Ticket) -> Answer | None:
     """The answer that was given to this ticket, or None. Raises KeyReused when it stands for another request."""
     found = keys.find_answer(connection, ticket.namespace, ticket.key)
-    return _given(found, ticket) if found else None
-
-
-def _given(found: Mapping[str, Any], ticket: Ticket) -> Answer:
+    if found is None:
+        return None
     if not hmac.compare_digest(bytes(found["request_hash"]), ticket.request_hash):
         raise KeyReused(ticket.key)
     return Answer(found["status"], found["answer"], replayed=True)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -11,10 +10,7 @@ from clockjack.ledger.forecast import CAPPED
 from clockjack.moments import FIRST
 
 SECOND = timedelta(seconds=1)
-KEY = (
-    " FROM (SELECT 1 AS one) AS one LEFT JOIN idempotency_keys k"
-    " ON k.namespace = {namespace} AND k.idempotency_key = {key}"
-)
+KEY = "(SELECT id FROM idempotency_keys WHERE namespace = {namespace} AND idempotency_key = {key})"
 CROWD = (
     "(SELECT COUNT(*) FROM (SELECT next_run_at FROM tasks FORCE INDEX (due) WHERE next_run_at >= {low}"
     " AND next_run_at < {until} LIMIT {most}) AS counted)"
@@ -23,25 +19,21 @@ CROWD = (
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The database's time; the answer that was given before, if any; how many tasks are due in the second (None: not
-    asked), counted up to one more than 1,000.
+    """The database's time; whether an answer was given before; how many tasks are due in the second (None: not asked),
+    counted up to one more than 1,000.
     """
 
     now: datetime = FIRST
-    before: dict[str, Any] | None = None
+    answered: bool = False
     crowd: int | None = None
 
 
-def look(connection: Connection, namespace: str, key: str | None, due: datetime | None) -> Arrival:
-    """What is there when a registration comes, with this Idempotency-Key if it has one, for something due then."""
+def look(connection: Connection, due: datetime | None, key: tuple[str, str] | None) -> Arrival:
+    """What is there when a registration of something due then comes with this namespace and Idempotency-Key."""
     crowd = "NULL"
     if due is not None:
         second = due.replace(microsecond=0)
         crowd = CROWD.format(low=moment(second), until=moment(second + SECOND), most=CAPPED + 1)
-    where = KEY.format(namespace=text(namespace), key=text(key)) if key is not None else ""
-    columns = ", k.request_hash, k.status, k.answer" if key is not None else ""
-    found = connection.exec_driver_sql(f"SELECT UTC_TIMESTAMP(6), {crowd}{columns}{where}").one()
-    before = None
-    if key is not None and found[2] is not None:
-        before = dict(zip(("request_hash", "status", "answer"), found[2:], strict=True))
-    return Arrival(found[0], before, found[1])
+    answered = "NULL" if key is None else KEY.format(namespace=text(key[0]), key=text(key[1]))
+    found = connection.exec_driver_sql(f"SELECT UTC_TIMESTAMP(6), {answered}, {crowd}").one()
+    return Arrival(found[0], found[1] is not None, found[2])

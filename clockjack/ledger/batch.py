@@ -5,13 +5,12 @@ times depend on their id (`H`, jitter), go through it one by one. Known tasks ar
 primary key; new ones are inserted in the order of their keys, so that two batches with the same keys do not deadlock.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger import tasks
@@ -36,8 +35,8 @@ LEFT_OUT |= {"backoff_max_s": 3600, **DEFAULTS}
 NEW: Row = dict.fromkeys(("group_key", "offset_s", "missed_since", "error"))
 NEW |= {"schedule_version": 1, "runs_claimed": 0, "seen_state": "active", "seen_schedule_version": 1}
 NAMES = ("namespace", "next_run_at", "task_key", *EDITABLE)
+TIMED = ("jitter_s", "exclude", "start_at", "end_at")
 OF_ROW = itemgetter(*NAMES)
-WRITERS: dict[str, Callable[[Any], str]] = {"next_run_at": moment, "run_at": moment, "payload": text, "task_key": text}
 
 
 @dataclass(slots=True)
@@ -47,20 +46,17 @@ class Batch:
     rows: dict[int, Row] = field(default_factory=dict)
     created: set[int] = field(default_factory=set)
     refused: dict[int, ScheduleError] = field(default_factory=dict)
-
-    @property
-    def one(self) -> int | None:
-        """The id of a task whose event says later whether this became true; None: nothing was created."""
-        return self.rows[min(self.created)]["id"] if self.created else None
+    event: int | None = None  # its id says later whether this became true; None: nothing was created
 
 
-def register(connection: Connection, namespace: str, wanted: Sequence[tuple[int, Row]], *, actor: str) -> Batch:
+def register(
+    connection: Connection, namespace: str, wanted: Sequence[tuple[int, Row]], *, actor: str, now: datetime
+) -> Batch:
     """Each of `wanted` (a place and validated values, task_keys differ) is a task, as `tasks.register` has it.
 
     What never fires with the slots of its id is refused alone; the others are there. Somebody else's task with one of
     the keys, made at this instant, raises IntegrityError (1062): call again after the rollback.
     """
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
     done = Batch()
     known = _known(connection, namespace, sorted(v["task_key"] for _, v in wanted if v["task_key"] is not None))
     new: list[tuple[int, Row]] = []
@@ -71,26 +67,28 @@ def register(connection: Connection, namespace: str, wanted: Sequence[tuple[int,
         else:
             new.append((place, values | {"namespace": namespace, "next_run_at": due}))
     for part in chunks(new, AT_ONCE):
-        _insert(connection, part, actor, now)
+        done.event = _insert(connection, part, actor, now)
     done.rows |= dict(new)
+    if done.created and not new:
+        done.event = tasks.last_event(connection, done.rows[min(done.created)]["id"])
     done.created |= {place for place, _ in new}
     return done
 
 
 def register_one(connection: Connection, namespace: str, values: Row, *, actor: str, now: datetime) -> tasks.Registered:
     """What `tasks.register` does; a new task without a task_key by two statements."""
-    due = _first(values, now) if values["task_key"] is None else None
+    row = tasks.filled(values) | {"namespace": namespace, "task_key": None, "created_at": now, "updated_at": now}
+    due = _first(row, now) if values.get("task_key") is None else None
     if due is None:
         return tasks.register(connection, namespace, values, actor=actor)
-    row = values | {"namespace": namespace, "next_run_at": due, "created_at": now, "updated_at": now}
+    row["next_run_at"] = due
     _insert(connection, [(0, row)], actor, now)
     return tasks.Registered(NEW | row, created=True)
 
 
 def plain(values: Row) -> datetime | None:
     """When a new task with these values is due first, if that is its run_at and nothing else."""
-    timed = values["jitter_s"] or values["exclude"] or values["start_at"] or values["end_at"]
-    return None if timed else values["run_at"]
+    return None if any(values.get(name) for name in TIMED) else values.get("run_at")
 
 
 def _known(connection: Connection, namespace: str, keys: Sequence[str]) -> dict[str, int]:
@@ -123,8 +121,8 @@ def _alone(connection: Connection, namespace: str, done: Batch, place: int, valu
         done.created.add(place)
 
 
-def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str, now: datetime) -> None:
-    """The rows are there, with their events, and know their ids."""
+def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str, now: datetime) -> int:
+    """The rows are there, with their events, and know their ids; returns the id of an event."""
     columns = dict(zip(NAMES, zip(*(OF_ROW(row) for _, row in part), strict=True), strict=True))
     alike = {name for name, values in columns.items() if values.count(values[0]) == len(values)} - {"next_run_at"}
     same = {name: literal(columns[name][0]) for name in NAMES if name in alike}
@@ -134,25 +132,24 @@ def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str,
     fixed |= {"seen_schedule_version": "1", "version": "1"} | {name: same[name] for name in names if name in alike}
     tail = f", {', '.join(fixed.values())})"
     own = [name for name in names if name not in alike]
-    written = [map(WRITERS.get(name, literal), columns[name]) for name in own]
+    dues = [moment(due) for due in columns["next_run_at"]]
+    once = columns["run_at"] == columns["next_run_at"]
+    written = [
+        dues if name == "next_run_at" or (once and name == "run_at") else map(literal, columns[name]) for name in own
+    ]
     rows_ = ",".join(f"({','.join(values)}{tail}" for values in zip(*written, strict=True))
     result = connection.exec_driver_sql(f"INSERT INTO tasks ({', '.join((*own, *fixed))}) VALUES {rows_}")
     first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
     for number, (_, row) in enumerate(part):
         row |= {"id": first + number, "version": 1, "state": "active"}
     by = text(actor[:100])
-    words = _words(part, alike)
-    connection.exec_driver_sql(
+    if once and set(tasks.SCHEDULE) - {"run_at"} <= alike:  # then the rest is said once
+        rest = tasks.words(part[0][1] | {"run_at": None})
+        words = [f"run_at={due[1:-1]}{rest and ', '}{rest}" for due in dues]
+    else:
+        words = [tasks.words(row) for _, row in part]
+    result = connection.exec_driver_sql(
         "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "
-        + ",".join(f"({row['id']},{by},'registered',1,1,{text(words(row)[:1000])})" for _, row in part)
+        + ",".join(f"({first + n},{by},'registered',1,1,{text(said[:1000])})" for n, said in enumerate(words))
     )
-
-
-def _words(part: Sequence[tuple[int, Row]], alike: Collection[str]) -> Callable[[Row], str]:
-    """What `tasks.words` says of each; where only run_at differs, the rest is said once."""
-    first = part[0][1]
-    if first["run_at"] is None or not set(tasks.SCHEDULE) - {"run_at"} <= set(alike):
-        return tasks.words
-    rest = tasks.words(first | {"run_at": None})
-    tail = f", {rest}" if rest else ""
-    return lambda row: f"run_at={row['run_at']}{tail}"
+    return int(result.lastrowid)

@@ -87,13 +87,13 @@ def register(connection: Connection, namespace: str, fields: dict[str, Any], *, 
 
 def renew(connection: Connection, task: dict[str, Any], fields: dict[str, Any], *, actor: str) -> Registered:
     """The locked row `task` is brought to `fields` by another registration of its key."""
-    return Registered(edit(connection, task, _values(fields), actor=actor), created=False)
+    return Registered(edit(connection, task, filled(fields), actor=actor), created=False)
 
 
 def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
     """The task is in the ledger, as a new one; IntegrityError (1062) where there is one of its `task_key`."""
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    row = _values(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
+    row = filled(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
     row |= {"namespace": namespace, "created_at": now, "updated_at": now, "seen_state": "active"}
     seeded = wants_seed(schedule_of(row))
     row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
@@ -112,7 +112,8 @@ def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor
     return Registered(row | standing, created=True)
 
 
-def _values(fields: dict[str, Any]) -> dict[str, Any]:
+def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be edited of a task, with the defaults of what `fields` does not say."""
     return {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
 
 
