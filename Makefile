@@ -9,7 +9,7 @@ CHAOS := $(BIN)/python -m tests.chaos
 CHAOS_OPTIONS := --seed $(or $(SEED),1) $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time prove-producer prove-api chaos chaos-short chaos-long chaos-mutants bench bench-peers lock clean
+.PHONY: help setup setup-dev up down demo check test test-mysql prove-foundation prove-time prove-producer prove-registrations prove-api chaos chaos-short chaos-long chaos-mutants bench bench-peers bench-doors lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ prove-foundation: setup-dev ## the longer proofs: one line each, with its figure
 prove-time: setup-dev ## the proofs of schedules and policies, one line each: about 12 minutes
 	@exec $(BIN)/python -m tests.prove.time
 
+prove-registrations: setup-dev ## 20,000 registrations through kill -9 of producers and database: half a minute; SEED=1
+	@exec $(BIN)/python -m tests.prove.registrations --seed $(or $(SEED),1)
+
 prove-producer: setup-dev ## the proofs of what other services build on, one line each: about a minute
 	@exec $(BIN)/python -m tests.prove.producer
 
@@ -71,6 +74,9 @@ bench: setup-dev ## all benchmarks, into docs/performance.md; on a quiet machine
 
 bench-peers: setup-dev ## beside other schedulers; N=10000 ROUNDS=5 PEERS=clockjack,bullmq BENCH_JSON=file
 	@exec $(BIN)/python -m tests.bench.side_by_side
+
+bench-doors: setup-dev ## registrations a second by door, beside other schedulers: 3 minutes; ROUNDS=3 DOORS=sql,http BENCH_JSON=file
+	@exec $(BIN)/python -m tests.bench.doors
 
 lock: .venv/stamp ## renew both lock files from pyproject.toml
 	@$(PIP) install '$(UV)'

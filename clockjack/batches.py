@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clockjack.alike import Alike
 from clockjack.documents import compact, moment
 from clockjack.ledger import acceptance, batch, tasks
 from clockjack.ledger.acceptance import Answer, Change, Ticket
+from clockjack.ledger.arrival import Arrival
 from clockjack.ledger.database import Database
-from clockjack.registration import NewTask, Refused, fields, new_task, read
+from clockjack.registration import NewTask, Refused, read
 
 MOST = 1_000
 Wrong = list[tuple[str, str]]  # fields, each with what is wrong with it
@@ -59,9 +61,10 @@ class Sent:
         self.good: list[tuple[int, dict[str, Any]]] = []
         self.wrong: dict[int, Wrong] = {}
         keys: dict[str, int] = {}
+        judge = Alike(now)
         for place, one in enumerate(asked.tasks):
             try:
-                values = fields(new_task(one), now)
+                values = judge.fields(one)
                 key = values["task_key"]
                 if key is not None and (before := keys.setdefault(key, place)) != place:
                     raise Refused([("task_key", f"tasks/{before} of this request has it, too")])
@@ -95,8 +98,8 @@ def register(
     """
     due: list[datetime] = []
 
-    def work(connection: Any) -> Change:
-        made = batch.register(connection, namespace, sent.good, actor=actor)
+    def work(connection: Any, there: Arrival) -> Change:
+        made = batch.register(connection, namespace, sent.good, actor=actor, now=there.now)
         wrong = sent.wrong | {place: [(error.field, str(error))] for place, error in made.refused.items()}
         if sent.atomic and wrong:
             raise RefusedTasks(wrong)
@@ -107,10 +110,10 @@ def register(
         ]
         document = {"created": len(made.created), "updated": len(made.rows) - len(made.created)}
         text = compact(document | {"refused": len(wrong), "items": items, "warnings": list(warnings)})
-        mark = None if made.one is None else tasks.last_event(connection, made.one)
+        mark = made.event
         return Change(201 if sent.atomic else 200, text, None if mark is None else lambda c: tasks.has_event(c, mark))
 
-    return acceptance.once(database, work, ticket), due
+    return acceptance.arriving(database, work, ticket), due
 
 
 def _item(place: int, made: batch.Batch) -> dict[str, Any]:

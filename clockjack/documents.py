@@ -41,7 +41,7 @@ def strict_json(text: str | bytes) -> Any:
 
 def compact(value: Any) -> str:
     """`value` as JSON text without spaces, not escaped."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def depth(value: Any, limit: int = MAX_DEPTH + 1) -> int:
@@ -132,4 +132,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_once)

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 FIRST, LAST = datetime.fromisoformat("2000-01-01"), datetime.fromisoformat("2199-12-31")
+UTC_OFFSETS = ("Z", "z", "+00:00", "-00:00")
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(\.\d{1,6})?", re.ASCII)
 
@@ -19,13 +20,17 @@ def moment(value: object, *, up: bool = True) -> datetime:
     if not match:
         raise ValueError("expected RFC 3339 with an offset, such as 2030-01-31T08:30:00Z or 2030-01-31T08:30:00+01:00")
     date, clock, fraction, offset = match.groups()
-    nanoseconds = int((fraction or "0").ljust(9, "0"))
     try:
-        when = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if offset in 'Zz' else offset}").astimezone(UTC)
-        when += timedelta(microseconds=-(-nanoseconds // 1000) if up else nanoseconds // 1000)
+        if offset in UTC_OFFSETS:
+            when = datetime.fromisoformat(f"{date}T{clock}")
+        else:
+            when = datetime.fromisoformat(f"{date}T{clock}{offset}").astimezone(UTC).replace(tzinfo=None)
+        if fraction:
+            nanoseconds = int(fraction.ljust(9, "0"))
+            when += timedelta(microseconds=-(-nanoseconds // 1000) if up else nanoseconds // 1000)
     except (ValueError, OverflowError):
         raise ValueError("there is no such date and time") from None
-    return _in_range(when.replace(tzinfo=None))
+    return _in_range(when)
 
 
 def wall(value: object) -> datetime:

@@ -62,17 +62,23 @@ def in_a_path(key: str) -> str:
     return key
 
 
-def _within_limits(value: Any) -> Any:
+def payload_text(value: Any) -> str:
+    """The payload as it is kept; ValueError where it is too deep or too large."""
     if depth(value) > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
     try:
-        size = len(compact(value).encode("utf-8"))
+        size = len((text := compact(value)).encode("utf-8"))
     except UnicodeEncodeError:
         raise ValueError("has half of a surrogate pair (\\ud800 to \\udfff)") from None
     except (TypeError, ValueError):
         raise ValueError("is not JSON") from None
     if size > MAX_PAYLOAD_BYTES:
         raise ValueError(f"has {size} bytes as JSON; at most {MAX_PAYLOAD_BYTES} are allowed")
+    return text
+
+
+def _within_limits(value: Any) -> Any:
+    payload_text(value)
     return value
 
 

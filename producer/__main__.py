@@ -1,5 +1,6 @@
 """`python -m producer`: the HTTP API of this machine, one process; more of them stand behind a load balancer."""
 
+import gc
 import logging
 import signal
 import socket
@@ -47,6 +48,8 @@ def main() -> int:
         return 1
     host, port = listener.getsockname()[:2]
     log.info("listening", extra={"action": "listening", "host": host, "port": port})
+    gc.freeze()  # a request of many tasks makes thousands of objects that live for milliseconds
+    gc.set_threshold(50_000, 20, 100)
     # uvicorn raises the signal again when it has shut down in good order; that must not become a failure
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)

@@ -8,6 +8,7 @@ import anyio
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from clockjack import endpoints as receivers
 from clockjack import webhooks, zones
@@ -74,6 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.doorkeeper, app.state.rates = Doorkeeper(database), Rates(settings.redis_url)
     problems.install(app)
     app.add_middleware(rates.Told)  # around the other: problems have these headers, too
+    app.router.routes.insert(0, Route("/v1/tasks", tasks.straight, methods=["POST"]))
+    app.router.routes.insert(1, Route("/v1/tasks/bulk", batches.straight, methods=["POST"]))
     app.include_router(batches.router)
     app.include_router(keyed.router)  # before the routes of a task, whose id "by-key" would be
     app.include_router(tasks.router)

@@ -7,11 +7,13 @@ first and answered last, so that a second request meets the row's lock at once, 
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from clockjack.ledger import control, forecast, keys, reports, tasks
+from clockjack.ledger import arrival, batch, control, forecast, keys, reports, tasks
+from clockjack.ledger.arrival import Arrival
 from clockjack.ledger.database import DUPLICATE, Database, Unavailable, UnknownCommit, code
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ def once(database: Database, work: Callable[[Connection], Change], ticket: Ticke
     Without a ticket a lost COMMIT is looked up by `Change.seen`; `work` that cannot be seen must bear being repeated.
     Raises KeyReused, InFlight, Unavailable, and what `work` raises.
     """
+
     for round_ in range(1, ROUNDS + 1):
         last: list[Change] = []
 
@@ -101,9 +104,10 @@ def register(
     VersionConflict if it is not `meant` for the version of the task that has its task_key.
     """
 
-    def work(connection: Connection) -> Change:
-        made = tasks.register(connection, namespace, values, actor=actor, meant=meant)
-        text = write(made.task, forecast.crowding(connection, made.task))
+    def work(connection: Connection, there: Arrival) -> Change:
+        made = batch.register_one(connection, namespace, values, actor=actor, now=there.now, meant=meant)
+        crowd = there.crowd + 1 if made.created and there.crowd is not None else None
+        text = write(made.task, forecast.crowding(connection, made.task, crowd))
         if not made.changed:
             return Change(200, text)  # done again it changes nothing, too
         if not made.created:
@@ -116,7 +120,17 @@ def register(
 
         return Change(201, text, seen)
 
-    return once(database, work, ticket)
+    return arriving(database, work, ticket, batch.plain(values))
+
+
+def arriving(
+    database: Database,
+    work: Callable[[Connection, Arrival], Change],
+    ticket: Ticket | None,
+    due: datetime | None = None,
+) -> Answer:
+    """`once` for a registration, of something due then: `work` is told what was there when it came."""
+    return once(database, lambda connection: work(connection, arrival.look(connection, due)), ticket)
 
 
 def run_now(

@@ -8,23 +8,35 @@ primary key; new ones are inserted in the order of their keys, so that two batch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger import tasks
 from clockjack.ledger.database import chunks, rows
-from clockjack.ledger.exact import moment
+from clockjack.ledger.exact import literal, moment, text
 from clockjack.ledger.tasks import DEFAULTS, EDITABLE
 from clockjack.schedules import ScheduleError, wants_seed
 
 Row = dict[str, Any]
 AT_ONCE = 500
 # what the table gives to a column that is not named: a column that has no other value in 500 rows is left out
-LEFT_OUT = {"queue": "default", "payload": "null", "timeout_s": 60, "max_failures": 5, "backoff_s": 2}
+LEFT_OUT = {
+    "namespace": "default",
+    "queue": "default",
+    "payload": "null",
+    "timeout_s": 60,
+    "max_failures": 5,
+    "backoff_s": 2,
+}
 LEFT_OUT |= {"backoff_max_s": 3600, **DEFAULTS}
-NAMES = ("task_key", *EDITABLE)
+# of a new task's row, what nobody has chosen
+NEW: Row = dict.fromkeys(("group_key", "offset_s", "missed_since", "error"))
+NEW |= {"schedule_version": 1, "runs_claimed": 0, "seen_state": "active", "seen_schedule_version": 1}
+NAMES = ("namespace", "next_run_at", "task_key", *EDITABLE)
+TIMED = ("jitter_s", "exclude", "start_at", "end_at")
+OF_ROW = itemgetter(*NAMES)
 
 
 @dataclass(slots=True)
@@ -34,34 +46,51 @@ class Batch:
     rows: dict[int, Row] = field(default_factory=dict)
     created: set[int] = field(default_factory=set)
     refused: dict[int, ScheduleError] = field(default_factory=dict)
-
-    @property
-    def one(self) -> int | None:
-        """The id of a task whose event says later whether this became true; None: nothing was created."""
-        return self.rows[min(self.created)]["id"] if self.created else None
+    event: int | None = None  # its id says later whether this became true; None: nothing was created
 
 
-def register(connection: Connection, namespace: str, wanted: Sequence[tuple[int, Row]], *, actor: str) -> Batch:
+def register(
+    connection: Connection, namespace: str, wanted: Sequence[tuple[int, Row]], *, actor: str, now: datetime
+) -> Batch:
     """Each of `wanted` (a place and validated values, task_keys differ) is a task, as `tasks.register` has it.
 
     What never fires with the slots of its id is refused alone; the others are there. Somebody else's task with one of
     the keys, made at this instant, raises IntegrityError (1062): call again after the rollback.
     """
-    now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
     done = Batch()
     known = _known(connection, namespace, sorted(v["task_key"] for _, v in wanted if v["task_key"] is not None))
     new: list[tuple[int, Row]] = []
     for place, values in sorted(wanted, key=lambda one: (known.get(one[1]["task_key"], 0), one[1]["task_key"] or "")):
-        due = None if values["task_key"] in known else _first(values | {"created_at": now}, now)
+        due = None if values["task_key"] in known else _first(values, now)
         if due is None:
             _alone(connection, namespace, done, place, values, actor)
         else:
             new.append((place, values | {"namespace": namespace, "next_run_at": due}))
     for part in chunks(new, AT_ONCE):
-        _insert(connection, part, actor, now)
+        done.event = _insert(connection, part, actor, now)
     done.rows |= dict(new)
+    if done.created and not new:
+        done.event = tasks.last_event(connection, done.rows[min(done.created)]["id"])
     done.created |= {place for place, _ in new}
     return done
+
+
+def register_one(
+    connection: Connection, namespace: str, values: Row, *, actor: str, now: datetime, meant: tasks.Meant = None
+) -> tasks.Registered:
+    """What `tasks.register` does; a new task without a task_key by two statements."""
+    row = tasks.filled(values) | {"namespace": namespace, "task_key": None, "created_at": now, "updated_at": now}
+    due = _first(row, now) if values.get("task_key") is None else None
+    if due is None:
+        return tasks.register(connection, namespace, values, actor=actor, meant=meant)
+    row["next_run_at"] = due
+    _insert(connection, [(0, row)], actor, now)
+    return tasks.Registered(NEW | row, created=True)
+
+
+def plain(values: Row) -> datetime | None:
+    """When a new task with these values is due first, if that is its run_at and nothing else."""
+    return None if any(values.get(name) for name in TIMED) else values.get("run_at")
 
 
 def _known(connection: Connection, namespace: str, keys: Sequence[str]) -> dict[str, int]:
@@ -75,8 +104,9 @@ def _known(connection: Connection, namespace: str, keys: Sequence[str]) -> dict[
 
 def _first(row: Row, now: datetime) -> datetime | None:
     """When a new task with these values is due first; None if that is for `tasks.register` to say."""
-    if row["run_at"] is not None and not (row["jitter_s"] or row["exclude"] or row["start_at"] or row["end_at"]):
-        return row["run_at"]  # type: ignore[no-any-return]
+    if due := plain(row):
+        return due
+    row = row | {"created_at": now}
     return None if wants_seed(tasks.schedule_of(row)) else tasks.first_run(row, now)
 
 
@@ -93,22 +123,35 @@ def _alone(connection: Connection, namespace: str, done: Batch, place: int, valu
         done.created.add(place)
 
 
-def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str, now: datetime) -> None:
-    """The rows are there, with their events, and know their ids."""
-    names = [name for name in NAMES if any(row[name] != LEFT_OUT.get(name) for _, row in part)]
-    names += ["namespace", "next_run_at"]
-    at = moment(now)
-    one = f"({', '.join(['%s'] * len(names))}, {at}, {at}, 'active', 1, 1)"
-    result = connection.exec_driver_sql(
-        f"INSERT INTO tasks ({', '.join(names)}, created_at, updated_at, seen_state, seen_schedule_version, version)"
-        f" VALUES {', '.join([one] * len(part))}",
-        tuple(row[name] for _, row in part for name in names),
-    )
+def _insert(connection: Connection, part: Sequence[tuple[int, Row]], actor: str, now: datetime) -> int:
+    """The rows are there, with their events, and know their ids; returns the id of an event."""
+    columns = dict(zip(NAMES, zip(*(OF_ROW(row) for _, row in part), strict=True), strict=True))
+    alike = {name for name, values in columns.items() if values.count(values[0]) == len(values)} - {"next_run_at"}
+    same = {name: literal(columns[name][0]) for name in NAMES if name in alike}
+    names = [name for name in NAMES if name not in alike or columns[name][0] != LEFT_OUT.get(name)]
+    # a column that all rows have alike is written out once, not row by row
+    fixed = {"created_at": moment(now), "updated_at": moment(now), "seen_state": "'active'"}
+    fixed |= {"seen_schedule_version": "1", "version": "1"} | {name: same[name] for name in names if name in alike}
+    tail = f", {', '.join(fixed.values())})"
+    own = [name for name in names if name not in alike]
+    dues = [moment(due) for due in columns["next_run_at"]]
+    once = columns["run_at"] == columns["next_run_at"]
+    written = [
+        dues if name == "next_run_at" or (once and name == "run_at") else map(literal, columns[name]) for name in own
+    ]
+    rows_ = ",".join(f"({','.join(values)}{tail}" for values in zip(*written, strict=True))
+    result = connection.exec_driver_sql(f"INSERT INTO tasks ({', '.join((*own, *fixed))}) VALUES {rows_}")
     first = int(result.lastrowid)  # one INSERT's ids are contiguous: server.check asserts what that needs
     for number, (_, row) in enumerate(part):
         row |= {"id": first + number, "version": 1, "state": "active"}
-    connection.exec_driver_sql(
+    by = text(actor[:100])
+    if once and set(tasks.SCHEDULE) - {"run_at"} <= alike:  # then the rest is said once
+        rest = tasks.words(part[0][1] | {"run_at": None})
+        words = [f"run_at={due[1:-1]}{rest and ', '}{rest}" for due in dues]
+    else:
+        words = [tasks.words(row) for _, row in part]
+    result = connection.exec_driver_sql(
         "INSERT INTO task_events (task_id, actor, action, version, schedule_version, detail) VALUES "
-        + ", ".join(f"({row['id']}, %s, 'registered', 1, 1, %s)" for _, row in part),
-        tuple(value for _, row in part for value in (actor[:100], tasks.words(row)[:1000])),
+        + ",".join(f"({first + n},{by},'registered',1,1,{text(said[:1000])})" for n, said in enumerate(words))
     )
+    return int(result.lastrowid)

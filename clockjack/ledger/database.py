@@ -134,6 +134,7 @@ class Database:
             max_overflow=0,
             pool_timeout=5,
             pool_use_lifo=True,
+            pool_reset_on_return=None,  # `_once` ends every transaction itself: a ROLLBACK more would be a round trip
             connect_args={
                 "connect_timeout": 3,
                 "read_timeout": 5 if locks else 600,

@@ -70,13 +70,16 @@ def forecast(
     }
 
 
-def crowding(connection: Connection, task: Mapping[str, Any]) -> list[str]:
-    """A sentence for whoever has just registered the task, if its second is among the busiest; mostly []."""
+def crowding(connection: Connection, task: Mapping[str, Any], many: int | None = None) -> list[str]:
+    """A sentence for whoever has just registered the task, if its second is among the busiest; mostly [].
+
+    `many`: how many are due in that second, up to one more than 1,000, if somebody has counted them already.
+    """
     due = task["next_run_at"]
     if due is None or due < task["updated_at"] + LOOKAHEAD:  # it is claimed at once, as its neighbours were
         return []
     second = due.replace(microsecond=0)
-    many = _amount(connection, second, second + SECOND, CAPPED + 1)
+    many = _amount(connection, second, second + SECOND, CAPPED + 1) if many is None else many
     if many < CROWD:
         return []
     shown = f"{CAPPED:,} or more" if many > CAPPED else f"{many:,}"

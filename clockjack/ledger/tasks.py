@@ -74,9 +74,8 @@ def register(
     """The task is in the ledger: a new one, or the one of the same `task_key` brought to `fields` (validated values).
 
     An unchanged schedule keeps its next_run_at; a changed one counts from now. A cancelled or invalid task of that key
-    becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call
-    again after the rollback. ScheduleError if with the slots of its id the task never fires. VersionConflict if it is
-    not `meant` for the version of that task (None: there is none).
+    becomes active again; a paused one stays paused. A duplicate key raises IntegrityError (1062): call again after the
+    rollback. ScheduleError if with the slots of its id it never fires. VersionConflict if it is not `meant` for that.
     """
     key = fields.get("task_key")
     task = None if key is None else of_key(connection, namespace, key, lock=True)
@@ -88,14 +87,14 @@ def register(
 
 def renew(connection: Connection, task: dict[str, Any], fields: dict[str, Any], *, actor: str) -> Registered:
     """The locked row `task` is brought to `fields` by another registration of its key."""
-    row = edit(connection, task, _values(fields), actor=actor)
+    row = edit(connection, task, filled(fields), actor=actor)
     return Registered(row, created=False, changed=row["version"] != task["version"])
 
 
 def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor: str) -> Registered:
     """The task is in the ledger, as a new one; IntegrityError (1062) where there is one of its `task_key`."""
     now = connection.execute(sa.text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    row = _values(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
+    row = filled(fields) | {name: fields.get(name) for name in ("task_key", "group_key", "offset_s")}
     row |= {"namespace": namespace, "created_at": now, "updated_at": now, "seen_state": "active"}
     seeded = wants_seed(schedule_of(row))
     row["next_run_at"] = None if seeded else _first_run(row, now)  # the slots are those of the id
@@ -114,7 +113,8 @@ def add(connection: Connection, namespace: str, fields: dict[str, Any], *, actor
     return Registered(row | standing, created=True)
 
 
-def _values(fields: dict[str, Any]) -> dict[str, Any]:
+def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be edited of a task, with the defaults of what `fields` does not say."""
     return {name: fields.get(name, DEFAULTS.get(name)) for name in EDITABLE}
 
 

@@ -190,7 +190,7 @@ def test_columns_that_are_left_out_have_the_defaults_of_the_table(database: Data
     found = select(database, "SELECT COLUMN_NAME AS name, COLUMN_DEFAULT AS text FROM information_schema.COLUMNS"
                              " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'tasks'")  # fmt: skip
     table = {row["name"]: row["text"] for row in found}
-    for name in batch.NAMES:
+    for name in set(batch.NAMES) - {"next_run_at"}:
         expected = batch.LEFT_OUT.get(name)
         assert re.sub(r"^_utf8mb4|[()'\\\\]", "", table[name] or "NULL") == (
             "NULL" if expected is None else str(expected)

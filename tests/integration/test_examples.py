@@ -1,5 +1,7 @@
 """The examples, as their README says: real stages on the test's servers, and the examples' own programs."""
 
+import asyncio
+import base64
 import json
 import os
 import re
@@ -130,14 +132,45 @@ def test_distributed_cron(stages: Stages, database: Database) -> None:
 
 
 def test_notification_service(stages: Stages, database: Database) -> None:
+    stages.env["CLOCKJACK_SECRET_KEYS"] = base64.b64encode(b"k" * 32).decode()
     stages.start("consumers", CLOCKJACK_HTTP_ALLOW="127.0.0.1/32")
-    out = stages.run("examples.notification_service", "60")
-    assert "60 notices registered" in out
-    assert "30 of them paused" in out
-    assert "30 notices received, of {'acme'}" in out
-    wait(lambda: len(select(database, "SELECT id FROM runs WHERE state = 'succeeded'")) == 30)
-    states = select(database, "SELECT state, COUNT(*) AS n FROM runs GROUP BY state")
-    assert {run["state"]: run["n"] for run in states} in ({"succeeded": 30}, {"succeeded": 30, "skipped": 30})
+    out = stages.run("examples.notification_service", "60").splitlines()
+    assert out[0].startswith("60 notices registered, ")
+    assert out[1:6] == [
+        "15 of them paused: the tenant globex",
+        "45 notices received, of acme initech umbrella",
+        "15 resumed: the tenant globex",
+        "60 notices received, each user's once: True; signatures refused: 0",
+        "0 deliveries of a notice that was known",
+    ]
+    assert [(line.split(":")[0], line.split(": ")[-1]) for line in out[6:]] == [
+        (tenant, "held") for tenant in ("acme", "globex", "initech", "umbrella")
+    ]
+    wait(lambda: len(select(database, "SELECT id FROM runs WHERE state = 'succeeded'")) == 60)
+
+
+def test_the_receiver_of_notices_takes_what_is_signed_and_each_notice_once() -> None:
+    from datetime import UTC, datetime
+
+    from standardwebhooks import Webhook
+
+    from examples import notification_service as service
+
+    secret, body = base64.b64encode(b"s" * 32).decode(), b'{"tenant": "acme", "user": "u"}'
+    now = datetime.now(UTC)
+    headers = {"webhook-id": "1-1", "webhook-timestamp": str(int(now.timestamp()))}
+    signed = headers | {"webhook-signature": Webhook(secret).sign("1-1", now, body.decode())}
+    receiver = service.Receiver()
+    receiver.secrets = {"acme": Webhook(secret)}
+
+    async def sent() -> list[str]:
+        forged = signed | {"webhook-signature": "v1," + base64.b64encode(b"x" * 32).decode()}
+        asked = [("acme", signed), ("acme", signed), ("acme", forged), ("globex", signed), ("acme", headers)]
+        return [await receiver.take(tenant, given, body) for tenant, given in asked]
+
+    assert [status[:3] for status in asyncio.run(sent())] == ["200", "200", "401", "401", "401"]
+    assert (receiver.taken, receiver.again, receiver.refused) == ({"1-1": ("acme", "u")}, 1, 3)
+    assert service.most_within([0.0, 0.5, 0.9, 1.1, 5.0], 1) == 3
 
 
 def test_each_example_has_a_section_and_its_commands_name_files_that_exist() -> None:

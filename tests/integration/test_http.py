@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from clockjack.ledger import batch, keys, tasks
 from clockjack.ledger import database as ledger
-from clockjack.ledger import keys, tasks
 from clockjack.ledger.database import Database, UnknownCommit
 from clockjack.queues import Queues
 from clockjack.reach import TIMEOUT_S
@@ -138,7 +138,7 @@ def test_a_fault_of_ours_is_a_problem_that_tells_nothing(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the payload is hunter2")
 
-    monkeypatch.setattr(tasks, "register", broken)
+    monkeypatch.setattr(batch, "register_one", broken)
     response = http.post("/v1/tasks", json={"handler": "mock", "run_at": FUTURE, "payload": "hunter2"})
     assert_problem(response, 500, "internal-error")
     assert "hunter2" not in response.text + caplog.text
@@ -254,7 +254,7 @@ def test_a_replay_is_answered_even_when_it_would_be_refused_by_now(
 def test_parallel_requests_with_one_key_give_one_task(
     http: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]
 ) -> None:
-    real, calls = tasks.register, itertools.count()
+    real, calls = batch.register_one, itertools.count()
 
     def slow(*args: Any, **values: Any) -> Any:
         made = real(*args, **values)
@@ -262,7 +262,7 @@ def test_parallel_requests_with_one_key_give_one_task(
             time.sleep(0.3)  # so that the others come before the COMMIT
         return made
 
-    monkeypatch.setattr(tasks, "register", slow)
+    monkeypatch.setattr(batch, "register_one", slow)
     http.get("/v1/tasks")  # the API key is known from here on
     headers = {"Idempotency-Key": "k"} if "task_key" not in document else {}
     barrier = threading.Barrier(20)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import report, side_by_side
+from tests.bench import doors, report, side_by_side
 from tests.bench.__main__ import SCENARIOS
 from tests.bench.load import _backlog, holds
 from tests.bench.measure import Lines, lateness
@@ -105,3 +105,23 @@ def test_a_system_that_cannot_be_installed_is_named(
 def test_modules_stay_small() -> None:
     for path in HERE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 300, path
+
+
+def test_doors_are_compared_by_medians() -> None:
+    def measured(rate: float, p50_ms: float) -> doors.Measured:
+        return doors.Measured(rate, p50_ms, 9.0, 100)
+
+    by_name = {door.name: door for door in doors.DOORS}
+    figures = {"sql": (1_000, 1.0), "http": (400, 3.1), "http-100": (9_000, 9.0), "bullmq-100": (8_000, 10.0)}
+    played = {
+        by_name[name]: {n: [measured(rate, p50), measured(rate, p50), measured(1, 99)] for n in doors.CONCURRENCIES}
+        for name, (rate, p50) in figures.items()
+    }
+    assert doors.verdicts(played) == [
+        "p50 of POST /v1/tasks at 1: 3.10 x that of INSERT and COMMIT, 3 allowed: falls short",
+        "tasks/s of POST /v1/tasks/bulk of 100 at 1: 1.12 x BullMQ's addBulk, 1 wanted: holds",
+        "tasks/s of POST /v1/tasks/bulk of 100 at 32: 1.12 x BullMQ's addBulk, 1 wanted: holds",
+    ]
+    assert "| http-100 | POST /v1/tasks/bulk | 100 | yes | 9,000 | 9.00 | 9.00 | 9,000 |" in doors.table(played)
+    told = doors.as_json(played)["bullmq-100"]
+    assert (told["durable"], told["by_concurrency"]["32"]["rate_per_s"]) == (False, [8_000, 8_000, 1])

@@ -8,8 +8,10 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
+from tests.bench.casting import Caller, Dues, serve
 from tests.bench.mark import mark
 
+DUES = Dues()
 connection = Redis(unix_socket_path=os.environ["BENCH_REDIS"])
 
 
@@ -28,8 +30,20 @@ def register(number: int, due_us: int) -> None:
             pipe.execute()
 
 
+def caller() -> Caller:
+    queue = Queue("bench", connection=connection, serializer=JSONSerializer)
+
+    def call(size: int) -> None:
+        key, due_us = DUES.more(size)[0]
+        queue.enqueue_at(datetime.fromtimestamp(due_us / 1e6, UTC), mark, str(key), due_us, result_ttl=0)
+
+    return call
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "work":
         work()
+    elif sys.argv[1] == "serve":
+        serve(caller, 1)
     else:
         register(int(sys.argv[2]), int(sys.argv[3]))
