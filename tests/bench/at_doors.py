@@ -131,7 +131,9 @@ def _request(path: str, document: str) -> bytes:
 
 async def _post(wire: Wire, size: int) -> None:
     tasks = [_task(*one) for one in DUES.more(size)]
-    request = _request("/v1/tasks", tasks[0]) if size == 1 else _request("/v1/tasks/bulk", f'{{"tasks":[{",".join(tasks)}]}}')
+    request = (
+        _request("/v1/tasks", tasks[0]) if size == 1 else _request("/v1/tasks/bulk", f'{{"tasks":[{",".join(tasks)}]}}')
+    )
     status = await wire.ask(request)
     if status != 201:
         raise RuntimeError(f"answered with {status}")
