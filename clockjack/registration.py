@@ -31,8 +31,6 @@ MAX_PAYLOAD_BYTES = 65_536
 OLDEST = timedelta(days=365)
 REDIS_AWAY = "Redis cannot be reached at the moment: what is due starts within 10 seconds after it is back"
 KINDS = ("run_at", "in_s", "run_at_local", "cron", "every_s", "rrule")
-
-
 Sent = TypeVar("Sent", bound=BaseModel)
 
 
