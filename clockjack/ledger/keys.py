@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from clockjack.ledger.database import changed, inserted, rows
+from clockjack.ledger.exact import text, token
 from clockjack.ledger.tasks import StateConflict
 
 Row = dict[str, Any]
@@ -186,22 +187,12 @@ def reserve(connection: Connection, namespace: str, key: str, request_hash: byte
 
     A key that exists raises 1062: roll back, find it.
     """
-    return inserted(
-        connection,
-        "INSERT INTO idempotency_keys (namespace, idempotency_key, request_hash, status, answer)"
-        " VALUES (:namespace, :key, :request_hash, 0, '')",
-        namespace=namespace,
-        key=key,
-        request_hash=request_hash,
-    )
+    values = f"{text(namespace)}, {text(key)}, {token(request_hash)}, 0, ''"
+    names = "namespace, idempotency_key, request_hash, status, answer"
+    return int(connection.exec_driver_sql(f"INSERT INTO idempotency_keys ({names}) VALUES ({values})").lastrowid)
 
 
 def store_answer(connection: Connection, reserved: int, status: int, answer: str) -> None:
     """The answer is given again to whoever comes with the key that was reserved."""
-    changed(
-        connection,
-        "UPDATE idempotency_keys SET status = :status, answer = :answer WHERE id = :id",
-        id=reserved,
-        status=status,
-        answer=answer,
-    )
+    sets = f"status = {int(status)}, answer = {text(answer)}"
+    connection.exec_driver_sql(f"UPDATE idempotency_keys SET {sets} WHERE id = {int(reserved)}")
