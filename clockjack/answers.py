@@ -243,12 +243,6 @@ class Expectation(TypedDict):
     created_at: Moment
 
 
-class Items(TypedDict, Generic[T]):
-    """A list that is never longer than one answer."""
-
-    items: list[T]
-
-
 class Page(TypedDict, Generic[T]):
     """A part of a list, and where it goes on."""
 

@@ -212,6 +212,20 @@ def document(row: Mapping[str, Any], secret: str | None = None) -> Row:
     return documents.plain(found) | {"header_names": names} | ({"secret": secret} if secret else {})
 
 
+def kept(seal: Seal, row: Mapping[str, Any], secret: str) -> str:
+    """The answer to who made the endpoint, as it may be stored: its secret is sealed."""
+    return documents.compact(document(row, seal.seal(secret, _answer(row["namespace"], row["name"]))))
+
+
+def told(seal: Seal, answer: str) -> Row:
+    """What was kept, with its secret; without it where its key is gone."""
+    found: Row = documents.strict_json(answer)
+    try:
+        return found | {"secret": seal.open(found.pop("secret"), _answer(found["namespace"], found["name"]))}
+    except CannotOpen:
+        return found
+
+
 def new_secret() -> str:
     """`whsec_` and 32 random bytes."""
     return PREFIX + base64.b64encode(os.urandom(32)).decode()
@@ -248,6 +262,10 @@ def _signing(row: Mapping[str, Any], secrets: list[str]) -> list[str]:
 
 def _place(namespace: str, name: str) -> str:
     return f"endpoint {namespace}/{name}"
+
+
+def _answer(namespace: str, name: str) -> str:
+    return f"answer {namespace}/{name}"
 
 
 def _sealed(seal: Seal, namespace: str, name: str, secrets: list[str], headers: Mapping[str, str]) -> str:

@@ -19,11 +19,16 @@ T = TypeVar("T")
 
 def response(answer: Answer) -> Response:
     """The answer that a change was given, now or when it was asked for first."""
-    headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
+    headers = replayed(answer)
     document = documents.strict_json(answer.answer)
     if answer.status in (201, 202):
         headers["Location"] = f"/v1/{'tasks' if answer.status == 201 else 'runs'}/{document['id']}"
     return Response(answer.answer, answer.status, headers | etag(document), "application/json")
+
+
+def replayed(answer: Answer) -> dict[str, str]:
+    """The header of an answer that was given before."""
+    return {"Idempotency-Replayed": "true"} if answer.replayed else {}
 
 
 def json(document: Any) -> Response:

@@ -11,11 +11,12 @@ from clockjack.answers import Endpoint
 from clockjack.answers import Page as Listed
 from clockjack.ledger import acceptance
 from clockjack.ledger import endpoints as ledger
+from clockjack.ledger.acceptance import Change
 from producer import cursors
-from producer.answers import etag, found, json
+from producer.answers import etag, found, json, replayed
 from producer.describing import describe
 from producer.problems import Problem
-from producer.requests import Asking, Sent, caller, document
+from producer.requests import Asking, Sent, caller, document, ticket
 from producer.tasks import Page, page
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
@@ -23,12 +24,24 @@ MADE = ("Location", "Cache-Control")
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 
-@router.post("/endpoints", **describe({201: Endpoint}, body=endpoints.NewEndpoint, problems=(409,), headers=MADE))
+@router.post("/endpoints", **describe({201: Endpoint}, body=endpoints.NewEndpoint, keyed=True, headers=MADE))
 def create(request: Request, asking: Asking, sent: Sent) -> Response:
     """There is a new endpoint; the answer has its secret, this once. 409 when the name is taken."""
     new = registration.read(endpoints.NewEndpoint, document(sent.raw))
-    row, secret = _change(request, lambda c, seal: endpoints.create(c, seal, asking.namespace, new))
-    return _made(row, secret, 201, {"Location": f"/v1/endpoints/{new.name}"})
+    seal = request.app.state.seal
+
+    def work(connection: Any) -> Change:
+        row, secret = endpoints.create(connection, seal, asking.namespace, new)
+
+        def seen(connection: Any) -> bool:
+            there = ledger.get(connection, asking.namespace, new.name)
+            return there is not None and there["id"] == row["id"]
+
+        return Change(201, endpoints.kept(seal, row, secret), seen)
+
+    done = acceptance.once(request.app.state.database, work, ticket(request, asking, sent.raw))
+    location = {"Location": f"/v1/endpoints/{new.name}"}
+    return _made(endpoints.told(seal, done.answer), 201, location | replayed(done))
 
 
 @router.get("/endpoints", **describe({200: Listed[Endpoint]}))
@@ -67,7 +80,7 @@ def rotate(request: Request, asking: Asking, sent: Sent, name: Name) -> Response
     """A new secret signs, which the answer has, this once; the former ones sign as well for `overlap_s`."""
     wanted = registration.read(endpoints.Rotation, document(sent.raw) if sent.raw.strip() else {})
     row, secret = _change(request, lambda c, seal: endpoints.rotate(c, seal, asking.namespace, name, wanted))
-    return _made(row, secret, 200, {})
+    return _made(endpoints.document(row, secret), 200, {})
 
 
 @router.post("/endpoints/{name}/enable", **describe({200: Endpoint}))
@@ -84,9 +97,9 @@ def disable(request: Request, asking: Asking, name: Name) -> Response:
     return json(endpoints.document(row))
 
 
-@router.delete("/endpoints/{name}", **describe({204: None}))
+@router.delete("/endpoints/{name}", **describe({204: None}, problems=(409,)))
 def delete(request: Request, asking: Asking, name: Name) -> Response:
-    """There is no such endpoint any more; its secrets are gone."""
+    """There is no such endpoint any more; its secrets are gone. 409 while an expectation names it."""
     if not request.app.state.database.transaction(lambda c: ledger.delete(c, asking.namespace, name)):
         raise Problem("not-found")
     return Response(status_code=204)
@@ -100,7 +113,6 @@ def _change(request: Request, body: Callable[[Any, Any], Any]) -> Any:
         raise Problem("not-found") from None
 
 
-def _made(row: dict[str, Any], secret: str, status: int, headers: dict[str, str]) -> Response:
-    shown = endpoints.document(row, secret)
+def _made(shown: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
     headers |= {"Cache-Control": "no-store"}
     return Response(documents.compact(shown), status, headers | etag(shown), "application/json")

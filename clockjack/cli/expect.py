@@ -39,7 +39,8 @@ def create(
 def list_(namespace: Namespace = "default", json: Json = False) -> None:
     """The expectations of a namespace, silent ones first."""
     with session.ledger() as database:
-        found = acceptance.read(database, lambda c: ledger.list_expectations(c, namespace, 10_000))
+        found = acceptance.read(database, lambda c: ledger.list_expectations(c, namespace, limit=10_000))
+        found.sort(key=lambda row: (row["state"] != "silent", row["name"]))
     session.write([expecting.document(row) for row in found], COLUMNS, json)
 
 

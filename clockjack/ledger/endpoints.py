@@ -78,7 +78,12 @@ def disable(connection: Connection, endpoint_id: int, version: int, reason: str)
 
 
 def delete(connection: Connection, namespace: str, name: str) -> bool:
-    """There is no endpoint of this name any more; whether there was one."""
+    """There is no endpoint of this name any more; whether there was one. StateConflict if an expectation names it."""
+    if get(connection, namespace, name, lock=True) is None:
+        return False
+    sql = "SELECT name FROM expectations WHERE namespace = :n AND endpoint = :name ORDER BY name LIMIT 1"
+    for row in rows(connection, sql, n=namespace, name=name):
+        raise StateConflict(f"the expectation {row['name']!r} names this endpoint: delete that first")
     return bool(
         changed(connection, "DELETE FROM endpoints WHERE namespace = :n AND name = :name", n=namespace, name=name)
     )

@@ -41,7 +41,7 @@ def create(connection: Connection, namespace: str, values: Mapping[str, Any]) ->
     """There is a new expectation, heard of just now. Missing, or StateConflict when its name is taken."""
     if values["task_id"] is not None and tasks.get(connection, namespace, values["task_id"]) is None:
         raise Missing("task_id")
-    if endpoints.get(connection, namespace, values["endpoint"]) is None:
+    if endpoints.get(connection, namespace, values["endpoint"], lock=True) is None:  # nobody deletes it meanwhile
         raise Missing("endpoint")
     names = ("name", "task_id", "expect_every_s", "endpoint", "queue")
     try:
@@ -66,10 +66,20 @@ def get(connection: Connection, namespace: str, name: str) -> Row | None:
     return found[0] if found else None
 
 
-def list_expectations(connection: Connection, namespace: str, limit: int = 200) -> list[Row]:
-    """The expectations of the namespace, silent ones first."""
-    sql = f"SELECT {COLUMNS} FROM expectations WHERE namespace = :n ORDER BY state DESC, name LIMIT :limit"
-    return rows(connection, sql, n=namespace, limit=limit)
+def list_expectations(
+    connection: Connection,
+    namespace: str,
+    *,
+    state: str | None = None,
+    before_id: int | None = None,
+    limit: int = 50,
+) -> list[Row]:
+    """The expectations of the namespace, the newest first; in this state, of a smaller id, if that is said."""
+    wanted = {"state": state, "before": before_id}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    where = "".join(" AND id < :before" if name == "before" else " AND state = :state" for name in given)
+    sql = f"SELECT {COLUMNS} FROM expectations WHERE namespace = :n{where} ORDER BY id DESC LIMIT :limit"
+    return rows(connection, sql, n=namespace, limit=limit, **given)
 
 
 def delete(connection: Connection, namespace: str, name: str) -> bool:

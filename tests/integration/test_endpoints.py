@@ -355,6 +355,53 @@ def test_an_endpoint_is_read_once_a_second(
     assert known.find("default", "orders").state == "disabled"  # type: ignore[union-attr]
 
 
+def test_what_is_known_is_called_while_mysql_is_slow(
+    http: TestClient, database: Database, users: dict[str, str], hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("orders", "others"):
+        assert http.post("/v1/endpoints", json={"name": name, "url": hook}).status_code == 201
+    known = Receivers(Settings(database_url=users["consumer"], redis_url="redis://none", secret_keys=(KEY,)))
+    monkeypatch.setattr(receivers, "TRUSTED_S", 60.0)
+    assert known.find("default", "orders") is not None
+    asked, answered = threading.Event(), threading.Event()
+    get = receivers.ledger.get
+
+    def slow(*args: Any) -> Any:
+        asked.set()
+        answered.wait(20)
+        return get(*args)
+
+    monkeypatch.setattr(receivers.ledger, "get", slow)
+    waiting = threading.Thread(target=known.find, args=("default", "others"))
+    waiting.start()
+    try:
+        assert asked.wait(10)
+        calling = threading.Thread(target=known.find, args=("default", "orders"))
+        calling.start()
+        calling.join(10)
+        assert not calling.is_alive(), "who calls what is known waits for what MySQL says of another"
+    finally:
+        answered.set()
+        waiting.join()
+    assert known.find("default", "others").state == "enabled"  # type: ignore[union-attr]
+
+
+def test_a_lost_answer_is_given_again_with_its_secret(http: TestClient, database: Database, hook: str) -> None:
+    sent = {"name": "orders", "url": hook}
+    key = {"Idempotency-Key": "a"}
+    made, again = (http.post("/v1/endpoints", json=sent, headers=key) for _ in range(2))
+    assert (made.status_code, again.status_code) == (201, 201)
+    assert (again.json(), again.headers["ETag"]) == (made.json(), made.headers["ETag"])
+    assert (again.headers["Location"], again.headers["Cache-Control"]) == ("/v1/endpoints/orders", "no-store")
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert made.json()["secret"].startswith("whsec_")
+    kept = select(database, "SELECT answer FROM idempotency_keys")[0]["answer"]
+    assert made.json()["secret"] not in kept, "a secret is nowhere but sealed"
+    other = http.post("/v1/endpoints", json=sent | {"success": "200"}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
+    assert http.post("/v1/endpoints", json=sent, headers={"Idempotency-Key": "b"}).status_code == 409
+
+
 def test_every_consumer_has_this_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtin, "registry", found := {})
     builtin.install(Settings(database_url="mysql://x", redis_url="redis://x", builtin=("http",)), lambda: 0)

@@ -176,7 +176,7 @@ def test_the_doors(
     assert http.get("/v1/expectations/nightly").json()["heard_at"] > before
     key = owner(database).transaction(lambda c: keys.create(c, "other", "test"))
     other = {"Authorization": f"Bearer {key}"}
-    assert http.get("/v1/expectations", headers=other).json() == {"items": []}
+    assert http.get("/v1/expectations", headers=other).json() == {"items": [], "next_cursor": None}
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/ping")):
         assert http.request(method, f"/v1/expectations/nightly{path}", headers=other).status_code == 404
     assert [e["name"] for e in http.get("/v1/expectations").json()["items"]] == ["nightly"]
@@ -192,3 +192,35 @@ def test_the_doors(
     assert [e["expect_every_s"] for e in json.loads(capsys.readouterr().out)] == [3600]
     assert cli.run(["expect", "delete", "backup"]) == 0
     assert cli.run(["expect", "ping", "backup"]) == 1
+
+
+def test_a_lost_answer_is_given_again_and_what_is_named_stays(http: TestClient) -> None:
+    assert http.post("/v1/endpoints", json={"name": "ops", "url": "https://example.com/"}).status_code == 201
+    given = {"name": "nightly", "expect_every_s": 60, "endpoint": "ops"}
+    made, again = (http.post("/v1/expectations", json=given, headers={"Idempotency-Key": "a"}) for _ in range(2))
+    assert (made.status_code, again.status_code, again.json()) == (201, 201, made.json())
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.headers["Location"] == made.headers["Location"] == "/v1/expectations/nightly"
+    refused = http.delete("/v1/endpoints/ops")
+    assert (refused.status_code, refused.json()["code"]) == (409, "state-conflict")
+    assert "nightly" in refused.json()["detail"]
+    assert http.get("/v1/endpoints/ops").status_code == 200
+    assert http.delete("/v1/expectations/nightly").status_code == 204
+    assert http.delete("/v1/endpoints/ops").status_code == 204
+
+
+def test_the_list_goes_on_behind_a_page(http: TestClient, database: Database) -> None:
+    assert http.post("/v1/endpoints", json={"name": "ops", "url": "https://example.com/"}).status_code == 201
+    for number in range(5):
+        given = {"name": f"e{number}", "expect_every_s": 60, "endpoint": "ops"}
+        assert http.post("/v1/expectations", json=given).status_code == 201
+    sql(database, "UPDATE expectations SET state = 'silent' WHERE name IN ('e1', 'e3')")
+    seen, path = [], "/v1/expectations?limit=2"
+    while path:
+        answer = http.get(path)
+        seen.append([one["name"] for one in answer.json()["items"]])
+        path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+    assert seen == [["e4", "e3"], ["e2", "e1"], ["e0"]]
+    silent = http.get("/v1/expectations?state=silent").json()
+    assert ([one["name"] for one in silent["items"]], silent["next_cursor"]) == (["e3", "e1"], None)
+    assert http.get("/v1/expectations?state=loud").status_code == 400

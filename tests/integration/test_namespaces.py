@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 MARK = "only-for-mine"
 PAST = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:10:00Z", "dry_run": False}
 GROUP = {"handler": "mock", "anchor_at": "2030-01-01T00:00:00Z", "offsets_s": [-60, 0], "payload": MARK}
-WATCHED = {"expect_every_s": 60, "endpoint": MARK}
+TOLD = f"{MARK}-told"
+WATCHED = {"expect_every_s": 60, "endpoint": TOLD}
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/tasks"): {"handler": "mock", "every_s": 60},
     ("post", "/v1/tasks/bulk"): {"tasks": [{"handler": "mock", "every_s": 60}]},
@@ -89,8 +90,9 @@ def ours(http: TestClient, mine: dict[str, str]) -> dict[str, str]:
     run = http.post(f"/v1/tasks/{task['id']}/run", headers=mine)
     assert run.status_code == 202
     assert http.put(f"/v1/groups/{MARK}", json=GROUP, headers=mine).is_success
-    for path, more in (("endpoints", {"url": f"https://{MARK}.example/"}), ("expectations", WATCHED)):
-        assert http.post(f"/v1/{path}", json={"name": MARK} | more, headers=mine).status_code in (201, 409)
+    url = {"url": f"https://{MARK}.example/"}
+    for path, name, more in (("endpoints", MARK, url), ("endpoints", TOLD, url), ("expectations", MARK, WATCHED)):
+        assert http.post(f"/v1/{path}", json={"name": name} | more, headers=mine).status_code in (201, 409)
     key = http.post("/v1/keys", json={"name": MARK}, headers=mine).json()["key_prefix"]
     named = {"task_id": task["id"], "run_id": run.json()["id"], "key_prefix": key}
     named |= dict.fromkeys(("group_key", "task_key", "name"), MARK)

@@ -173,7 +173,7 @@ def test_a_key_is_told_what_it_opens(
     answer = anonymous.get("/v1/namespaces", headers=reader)
     (one,) = answer.json()["items"]
     key = one.pop("key")
-    assert one == {"namespace": "mine", "tasks": 3, "keys": 3, "endpoints": 1, "expectations": 1}
+    assert one == {"namespace": "mine", "tasks": 3, "keys": 3, "endpoints": 2, "expectations": 1}
     assert (key["key_prefix"], key["scope"]) == (keys.prefix_of(reader["Authorization"][7:]), "read")
     assert "hash" not in answer.text
     (empty,) = anonymous.get("/v1/namespaces", headers=theirs).json()["items"]
