@@ -194,7 +194,9 @@ class Database:
             with contextlib.closing(self._engine.raw_connection()) as connection:
                 cursor = connection.cursor()
                 cursor.execute(sql)
-                return cursor.fetchone() is not None
+                found = cursor.fetchone() is not None
+                connection.rollback()  # a table that was read in a transaction cannot be altered until its end
+                return found
         except (pymysql.MySQLError, SQLAlchemyError, OSError):
             return True
 

@@ -144,7 +144,8 @@ class Http:
             status, answer = self._once(method, path, document, headers)
             if status in (200, 201, 202):
                 return "ok", int(answer["id"]) if f == "register" else None
-            if status and status < 500 and status != 429:
+            code = answer.get("code") if isinstance(answer, dict) else None
+            if status and status < 500 and status != 429 and code != "idempotency-key-in-flight":
                 return "fail", None
             time.sleep(PAUSE_S)
         return "unknown", None

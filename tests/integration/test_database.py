@@ -45,6 +45,22 @@ def test_an_error_rolls_back_and_is_raised(database: Database) -> None:
     assert select(database, "SELECT id FROM tasks") == []
 
 
+def test_a_cheap_question_leaves_no_transaction_open(database: Database, migrated_url: str) -> None:
+    assert not database.any("SELECT 1 FROM tasks")
+    one = insert(database)
+    assert database.any("SELECT 1 FROM tasks")
+    with sa.create_engine(migrated_url).connect() as other:
+        other.execute(sa.text("SET SESSION lock_wait_timeout = 1"))
+        other.execute(sa.text("ALTER TABLE tasks COMMENT = ''"))  # waits for each transaction that read the table
+    assert select(database, "SELECT id FROM tasks") == [{"id": one}]
+
+
+def test_a_question_that_cannot_be_asked_is_answered_with_yes(database: Database) -> None:
+    assert database.any("SELECT 1 FROM nothing_of_this_name")
+    nobody = Database("mysql+pymysql://nobody@127.0.0.1:1/nothing", size=1)
+    assert nobody.any("SELECT 1")
+
+
 def test_sessions_are_strict_read_committed_and_cut_when_idle(database: Database) -> None:
     values = {
         r["Variable_name"]: r["Value"]

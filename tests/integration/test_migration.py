@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.config import Config
 
 from clockjack.ledger import migrate
 from clockjack.ledger.database import Database
@@ -26,7 +26,8 @@ def before(migrated_url: str) -> Iterator[str]:
         connection.exec_driver_sql(f"CREATE DATABASE {NAME} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     database = Database(url, size=1, locks=False)
     with database._engine.connect() as connection:
-        config: Any = migrate._config()
+        config = Config()
+        config.set_main_option("script_location", str(migrate.MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "0006")
         connection.commit()
